@@ -1,0 +1,1 @@
+"""One measurement a module: `python -m benchmarks.NAME --help`."""

@@ -1,0 +1,80 @@
+"""What the programs share: parsing that refuses what it does not know, help, errors as one line.
+
+Beside `tools/` and `benchmarks/`, the only module that knows of absl's flags.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags
+
+from fer_tfdata.errors import InputError
+
+EXIT_USER_ERROR = 2
+
+
+def run(
+    main: Callable[[Sequence[str]], int | None],
+    define_flags: Callable[[flags.FlagValues], None],
+    description: str | None,
+) -> NoReturn:
+    """Runs a program: flags from `sys.argv`, an `InputError` as one line and exit code 2.
+
+    Args:
+      main: gets the arguments that are no flags (none but the program's name); returns the exit
+        code, None for 0.
+      define_flags: adds the program's flags to the given values.
+      description: the head of `--help`, usually the module's docstring.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    define_flags(flags.FLAGS)
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
+            print(_help_text(define_flags, description))
+            raise SystemExit(0)
+        try:
+            rest: list[str] = flags.FLAGS(list(argv))
+        except flags.Error as error:
+            _fail(str(error))
+        if len(rest) > 1:
+            _fail(f"unknown argument {rest[1]!r}: every value belongs to a flag (see --help)")
+        return rest
+
+    def guarded(argv: Sequence[str]) -> int | None:
+        try:
+            return main(argv)
+        except InputError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    app.run(guarded, argv=sys.argv, flags_parser=parse)
+
+
+def _help_text(define_flags: Callable[[flags.FlagValues], None], description: str | None) -> str:
+    # Values of their own: `--help` lists this program's flags and none of the libraries'.
+    own = flags.FlagValues()
+    define_flags(own)
+    listing = "\n".join(_entry(own, name) for name in sorted(own))
+    return f"{(description or '').strip()}\n\nFlags:\n\n{listing}\n"
+
+
+def _entry(values: flags.FlagValues, name: str) -> str:
+    flag = values[name]
+    if flag.boolean:
+        head = f"--[no]{name}"
+    elif isinstance(flag, flags.EnumFlag):
+        head = f"--{name}=<{'|'.join(flag.parser.enum_values)}>"
+    else:
+        head = f"--{name}=VALUE"
+    default = "" if flag.default in (None, "", []) else f" (default: {flag.default_as_str})"
+    return f"  {head}\n      {flag.help}{default}"
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"{os.path.basename(sys.argv[0])}: {' '.join(message.split())}", file=sys.stderr)  # noqa: PTH119
+    raise SystemExit(EXIT_USER_ERROR)

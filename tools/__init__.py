@@ -1,0 +1,1 @@
+"""One command-line program a module: `python -m tools.NAME --help`."""
