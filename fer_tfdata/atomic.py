@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,10 @@ def write_text(path: Path, text: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, and moves it there when the block succeeds.
 
-    The temporary name keeps the suffix, which Keras and matplotlib choose the format by.
+    The temporary name ends as the final one, since Keras and matplotlib choose the format by that.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f".{path.name}")
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -41,15 +40,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def remove_tree(path: Path) -> None:
-    """Removes a directory by renaming it first, so that it is never seen half removed."""
-    if not path.exists():
-        return
-    doomed = path.with_name(f".{path.name}.removing-{os.getpid()}")
-    path.rename(doomed)
-    shutil.rmtree(doomed)
 
 
 def _umask() -> int:

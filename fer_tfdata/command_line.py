@@ -5,6 +5,7 @@ Beside `tools/` and `benchmarks/`, the only module that knows of absl's flags.
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -53,6 +54,31 @@ def run(
             raise SystemExit(130) from None
 
     app.run(guarded, argv=sys.argv, flags_parser=parse)
+
+
+def import_tensorflow_quietly() -> None:
+    """Imports TensorFlow without its chatter on stderr, where errors are to be one line.
+
+    Its C++ side reports its build and the GPUs it does not find before any log level applies.  On
+    a machine with an NVIDIA driver the chatter stays: there it says why a GPU is not used.
+    """
+    if os.path.exists("/dev/nvidiactl"):  # noqa: PTH110
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_logical_devices()
+        except BaseException:
+            chatter.seek(0)
+            os.write(stderr, chatter.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _help_text(define_flags: Callable[[flags.FlagValues], None], description: str | None) -> str:

@@ -6,7 +6,6 @@ first layer, so that training and prediction cannot preprocess differently.
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import tensorflow as tf

@@ -322,9 +322,7 @@ def _write_tfds_metadata(directory: Path, shards: Mapping[str, Sequence[Shard]])
             tfds.core.SplitInfo(
                 name=name,
                 shard_lengths=[shard.records for shard in of_split],
-                num_bytes=sum(
-                    shard.bytes - shard.records * _FRAME_BYTES for shard in of_split
-                ),
+                num_bytes=sum(shard.bytes - shard.records * _FRAME_BYTES for shard in of_split),
                 filename_template=template.replace(split=name),
             )
             for name, of_split in shards.items()
@@ -356,7 +354,9 @@ def _exclusive_directory(final: Path) -> Iterator[tuple[Path, Any]]:
             if work.stat().st_ino != os.fstat(descriptor).st_ino:
                 raise FileNotFoundError  # the other process renamed it in this very moment
         except (BlockingIOError, FileNotFoundError):
-            raise InputError(f"{final}: another process is writing it; wait until it ends") from None
+            raise InputError(
+                f"{final}: another process is writing it; wait until it ends"
+            ) from None
         replaced = final.with_name(f".{final.name}.replaced")
         if replaced.exists():  # killed between the two renames of publish(), or just after
             if final.exists():
@@ -541,7 +541,9 @@ def _check_shards(split: Split) -> None:
     for shard in split.shards:
         path = split.directory / shard.file
         if not path.is_file():
-            raise InputError(f"{path}: the shard is missing; convert the source again with --overwrite")
+            raise InputError(
+                f"{path}: the shard is missing; convert the source again with --overwrite"
+            )
         received = path.stat().st_size
         if received != shard.bytes:
             raise InputError(

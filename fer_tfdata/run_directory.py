@@ -71,7 +71,9 @@ def find_model(path: Path) -> Path:
     received = (
         f"a directory without {model.name} (is the training still running?)"
         if path.is_dir()
-        else "a file of another kind" if path.is_file() else "nothing there"
+        else "a file of another kind"
+        if path.is_file()
+        else "nothing there"
     )
     raise InputError(f"{path}: expected a run directory or a .keras file, received {received}")
 

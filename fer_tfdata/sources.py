@@ -133,7 +133,9 @@ def _blocks_of_lines(file: BinaryIO, path: Path) -> Iterator[list[bytes]]:
 
 def _split_header(lines: list[bytes], path: Path) -> tuple[list[str], list[bytes]]:
     if not lines:
-        raise InputError(f"{path}: expected a CSV with the columns {', '.join(COLUMNS)}; it is empty")
+        raise InputError(
+            f"{path}: expected a CSV with the columns {', '.join(COLUMNS)}; it is empty"
+        )
     text = lines[0].decode("utf-8-sig", errors="replace")
     return [name.strip() for name in text.split(",")], lines[1:]
 
@@ -275,7 +277,9 @@ def _parse_label(text: str) -> int:
 def _parse_usage(text: str) -> str:
     split = SPLIT_OF_USAGE.get(text)
     if split is None:
-        raise ValueError(f"expected a Usage of {', '.join(SPLIT_OF_USAGE)}, received {_shown(text)}")
+        raise ValueError(
+            f"expected a Usage of {', '.join(SPLIT_OF_USAGE)}, received {_shown(text)}"
+        )
     return split
 
 

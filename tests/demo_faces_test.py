@@ -1,5 +1,6 @@
 import collections
 import csv
+import subprocess
 import sys
 
 import cv2
@@ -11,10 +12,12 @@ from fer_tfdata import demo_faces
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import NUM_EXPRESSIONS
 
+NUM_FACES = 1500
+
 
 @pytest.fixture(scope="module")
 def faces():
-    return demo_faces.draw_faces(2000, seed=7)
+    return demo_faces.draw_faces(NUM_FACES, seed=7)
 
 
 def test_one_face():
@@ -48,14 +51,14 @@ def test_a_seed_is_the_same_face_at_any_size(size):
 
 def test_many_faces_are_balanced_shuffled_and_distinct(faces):
     images, labels = faces
-    assert images.shape == (2000, 48, 48)
+    assert images.shape == (NUM_FACES, 48, 48)
     assert images.dtype == np.uint8
-    assert labels.shape == (2000,)
+    assert labels.shape == (NUM_FACES,)
     assert labels.dtype == np.int64
-    assert set(np.bincount(labels, minlength=NUM_EXPRESSIONS)) == {285, 286}
+    assert set(np.bincount(labels, minlength=NUM_EXPRESSIONS)) == {214, 215}
     assert set(labels[:50]) == set(range(NUM_EXPRESSIONS))
-    assert not np.array_equal(labels, np.arange(2000) % NUM_EXPRESSIONS)
-    assert len({image.tobytes() for image in images}) == 2000
+    assert not np.array_equal(labels, np.arange(NUM_FACES) % NUM_EXPRESSIONS)
+    assert len({image.tobytes() for image in images}) == NUM_FACES
 
 
 def test_many_faces_follow_the_seed():
@@ -83,11 +86,11 @@ def test_the_expressions_can_be_learnt_but_not_perfectly(faces):
     pixels -= pixels.mean(axis=1, keepdims=True)
     pixels /= pixels.std(axis=1, keepdims=True)
     classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    classifier.fit(pixels[:1500], labels[:1500])
-    predicted = classifier.predict(pixels[1500:])
-    assert 0.40 < np.mean(predicted == labels[1500:]) < 0.80
+    classifier.fit(pixels[:1000], labels[:1000])
+    predicted = classifier.predict(pixels[1000:])
+    assert 0.40 < np.mean(predicted == labels[1000:]) < 0.80
     for expression in range(NUM_EXPRESSIONS):
-        recall = np.mean(predicted[labels[1500:] == expression] == expression)
+        recall = np.mean(predicted[labels[1000:] == expression] == expression)
         assert recall > 1.3 / NUM_EXPRESSIONS
 
 
@@ -173,8 +176,12 @@ def test_a_refused_csv_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_neither_global_generators_nor_tensorflow_are_involved():
+def test_no_global_generator_is_involved():
     before = np.random.get_state()[1].copy()
     demo_faces.draw_face(0, seed=0)
     np.testing.assert_array_equal(before, np.random.get_state()[1])
-    assert "tensorflow" not in vars(sys.modules["fer_tfdata.demo_faces"])
+
+
+def test_tensorflow_is_not_imported():
+    program = "import sys, fer_tfdata.demo_faces; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -56,7 +56,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     csv = Path(values.csv)
-    from fer_tfdata import records  # imports TensorFlow
+    command_line.import_tensorflow_quietly()
+    from fer_tfdata import records
 
     report = records.write_dataset(
         _with_progress(read_kaggle_csv(csv, on_bad_row=values.on_bad_row)),

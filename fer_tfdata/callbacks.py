@@ -1,0 +1,169 @@
+"""What Keras's callbacks leave to be wished for in runs that are killed, continued and watched."""
+
+import collections
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import keras
+from tqdm import tqdm
+from tqdm.keras import TqdmCallback
+
+from fer_tfdata import atomic
+from fer_tfdata.errors import InputError
+
+# How many steps later a step's loss is looked at: by then it is there, and asking for it does not
+# make a GPU wait.
+_LOOK_BACK_STEPS: Final = 16
+
+
+class StopOnNonFiniteLoss(keras.callbacks.Callback):
+    """Stops the training when the loss is NaN or infinite, and says at which step that began.
+
+    The loss in a step's logs is the epoch's mean so far, which stays non-finite once it is.
+
+    Args:
+      steps_per_epoch: to count the steps of the whole run.
+
+    Raises:
+      InputError: from within `fit`.
+    """
+
+    def __init__(self, steps_per_epoch: int) -> None:
+        super().__init__()
+        self._steps_per_epoch = steps_per_epoch
+        self._pending: collections.deque[tuple[int, Any]] = collections.deque()
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Notes the epoch."""
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Takes in this step's loss and looks at an earlier one."""
+        step = self._epoch * self._steps_per_epoch + batch
+        self._pending.append((step, (logs or {})["loss"]))
+        if len(self._pending) > _LOOK_BACK_STEPS:
+            self._look()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Looks at what is left, before anything of this epoch is saved."""
+        while self._pending:
+            self._look()
+
+    def _look(self) -> None:
+        step, loss = self._pending.popleft()
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss is {float(loss)} from step {step} on (epoch {self._epoch + 1}); "
+                "expected a finite one. Try a smaller --learning_rate or --precision=float32; --resume "
+                "continues from the last completed epoch"
+            )
+
+
+class ReduceLROnPlateau(keras.callbacks.ReduceLROnPlateau):
+    """Keras's, with its counters as they stood after the epochs of an earlier part of the run.
+
+    Args:
+      past: the history's rows so far.
+      **kwargs: Keras's.
+    """
+
+    def __init__(self, past: Sequence[Mapping[str, float]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._past = past
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Replays the past epochs; the rate itself is the backup's."""
+        super().on_train_begin(logs)
+        rate = float(self.model.optimizer.learning_rate)
+        for epoch, row in enumerate(self._past):
+            self.on_epoch_end(epoch, dict(row))
+        self.model.optimizer.learning_rate.assign(rate)
+
+
+class Backup(keras.callbacks.BackupAndRestore):
+    """Keras's, kept until the run is complete and consistent whenever it is killed.
+
+    Args:
+      backup_dir: this callback's own directory.
+    """
+
+    def __init__(self, backup_dir: Path) -> None:
+        super().__init__(str(backup_dir), delete_checkpoint=False)
+
+    def completed_epochs(self, model: keras.Model, steps_per_epoch: int) -> int:
+        """Returns how many epochs the backup holds, 0 without one, and makes it agree with itself.
+
+        Keras writes the weights and then the epoch's number.  The weights' file, which replaces
+        the one before as a whole, also holds the optimizer's count of steps, so it decides.
+
+        Raises:
+          InputError: the backup cannot be read.
+        """
+        if not Path(self._weights_path).is_file():
+            return 0
+        try:
+            model.load_weights(self._weights_path)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{self._weights_path}: expected the weights of this run, received a file that "
+                f"cannot be read ({error}); start a new run"
+            ) from error
+        epochs = int(model.optimizer.iterations) // steps_per_epoch
+        atomic.write_text(
+            Path(self._training_metadata_path), json.dumps({"epoch": epochs, "batch": 0})
+        )
+        return epochs
+
+
+class EpochReport(keras.callbacks.Callback):
+    """Adds the rate and the speed to each epoch's logs, and prints the epoch as one line on stderr.
+
+    Args:
+      epochs: of the whole run.
+      images_per_epoch: what the speed is computed from.
+    """
+
+    def __init__(self, epochs: int, images_per_epoch: int) -> None:
+        super().__init__()
+        self._epochs = epochs
+        self._images_per_epoch = images_per_epoch
+        self._start = 0.0
+        self._images_per_second = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Starts the clock."""
+        self._start = time.perf_counter()
+
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Stops the clock: what follows is validation."""
+        self._images_per_second = self._images_per_epoch / (time.perf_counter() - self._start)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Completes the logs and prints the line."""
+        logs = logs if logs is not None else {}
+        logs["images_per_second"] = self._images_per_second
+        tqdm.write(
+            f"epoch {epoch + 1}/{self._epochs}: loss {logs['loss']:.4f}, "
+            f"accuracy {logs['accuracy']:.4f}, val_loss {logs['val_loss']:.4f}, "
+            f"val_accuracy {logs['val_accuracy']:.4f}, {self._images_per_second:.0f} images/s",
+            file=sys.stderr,
+        )
+
+
+def progress_bar(
+    epochs: int, steps_per_epoch: int, *, initial_epoch: int
+) -> list[keras.callbacks.Callback]:
+    """Returns the progress bar of a training, none where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        return []
+    return [
+        TqdmCallback(
+            epochs=epochs, data_size=steps_per_epoch, batch_size=1, verbose=1, initial=initial_epoch
+        )
+    ]

@@ -1,0 +1,149 @@
+"""A model and a split to figures that can be trusted."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+import scipy.stats
+import sklearn.metrics
+import tensorflow as tf
+
+from fer_tfdata.expressions import EXPRESSIONS, NUM_EXPRESSIONS
+
+TestTimeAveraging = Literal["none", "flip"]
+TEST_TIME_AVERAGINGS: Final = ("none", "flip")
+
+_CALIBRATION_BINS: Final = 15  # as in Guo et al. 2017
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a model says of a split, in the split's order.
+
+    Attributes:
+      probabilities: float64 [n, 7].
+      labels: int64 [n].
+      rows: int64 [n], the rows of the source.
+    """
+
+    probabilities: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+
+
+def predict_dataset(
+    model: keras.Model, dataset: tf.data.Dataset, *, tta: TestTimeAveraging = "none"
+) -> Predictions:
+    """Returns the model's probabilities for every example of a dataset.
+
+    Args:
+      model: uint8 images to logits.
+      dataset: batches `(image, label, row)`, each example once.
+      tta: "flip" averages the probabilities of each image and its mirror image.
+    """
+
+    # Traced once for any batch size: an evaluation's last batch is smaller than the others.
+    @tf.function(reduce_retracing=True)
+    def logits_of(images: tf.Tensor) -> tf.Tensor:
+        return model(images, training=False)
+
+    probabilities, labels, rows = [], [], []
+    for images, batch_labels, batch_rows in dataset:
+        batch = _softmax(logits_of(images))
+        if tta == "flip":
+            batch = (batch + _softmax(logits_of(images[:, :, ::-1]))) / 2
+        probabilities.append(batch)
+        labels.append(batch_labels.numpy())
+        rows.append(batch_rows.numpy())
+    return Predictions(*(np.concatenate(parts) for parts in (probabilities, labels, rows)))
+
+
+def compute_metrics(
+    predictions: Predictions, *, leaked_rows: frozenset[int] = frozenset()
+) -> dict[str, Any]:
+    """Returns the figures of `metrics.json` that follow from the predictions alone.
+
+    `accuracy_ci95` is Wilson's interval (1927), `ece` the expected calibration error with 15 bins
+    of equal width (Guo et al. 2017), `nll` the mean negative log-likelihood in nats.  An expression
+    that the split does not hold has recall, precision and F1 0 and support 0, and does not enter
+    `macro_f1`.
+
+    Args:
+      predictions: of a whole split.
+      leaked_rows: rows whose image also stands in the training split; the `_leak_free` figures
+        leave them out.
+    """
+    labels, probabilities = predictions.labels, predictions.probabilities
+    chosen = probabilities.argmax(axis=1)
+    correct = chosen == labels
+    kept = ~np.isin(predictions.rows, sorted(leaked_rows))
+    classes = np.arange(NUM_EXPRESSIONS)
+    of_labels = probabilities[np.arange(len(labels)), labels]
+    precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(
+        labels, chosen, labels=classes, zero_division=0.0
+    )
+    return {
+        "examples": len(labels),
+        "accuracy": float(correct.mean()),
+        "accuracy_ci95": _wilson_interval(int(correct.sum()), len(labels)),
+        "macro_f1": float(f1[support > 0].mean()),
+        "nll": float(-np.log(np.maximum(of_labels, np.finfo(np.float64).tiny)).mean()),
+        "ece": expected_calibration_error(probabilities.max(axis=1), correct),
+        "per_expression": {
+            name: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int(support[i]),
+            }
+            for i, name in enumerate(EXPRESSIONS)
+        },
+        "confusion_matrix": sklearn.metrics.confusion_matrix(
+            labels, chosen, labels=classes
+        ).tolist(),
+        "accuracy_leak_free": float(correct[kept].mean()) if kept.any() else None,
+        "examples_leak_free": int(kept.sum()),
+    }
+
+
+def describe(
+    metrics: Mapping[str, Any], *, split: str, tta: str, model: str, manifest_sha256: str
+) -> dict[str, Any]:
+    """Returns the whole of `metrics.json`: the figures, and what they were measured on."""
+    return {
+        "split": split,
+        **metrics,
+        "tta": tta,
+        "model": model,
+        "manifest_sha256": manifest_sha256,
+    }
+
+
+def expected_calibration_error(
+    confidences: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
+) -> float:
+    """Returns the mean gap between confidence and accuracy over 15 bins, weighted by their size.
+
+    Args:
+      confidences: float [n], the probability of the chosen class, in [0, 1].
+      correct: bool [n], whether that class was the true one.
+    """
+    bins = np.minimum((confidences * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
+    surplus = np.bincount(bins, weights=confidences - correct, minlength=_CALIBRATION_BINS)
+    return float(np.abs(surplus).sum() / len(confidences))
+
+
+def _wilson_interval(successes: int, trials: int) -> list[float]:
+    interval = scipy.stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return [float(interval.low), float(interval.high)]
+
+
+def _softmax(logits: tf.Tensor) -> npt.NDArray[np.float64]:
+    probabilities: npt.NDArray[np.float64] = scipy.special.softmax(
+        logits.numpy().astype(np.float64), axis=1
+    )
+    return probabilities

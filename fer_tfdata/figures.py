@@ -1,0 +1,82 @@
+"""Pictures of results, each written to one PNG file."""
+
+import csv
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.figure
+import numpy as np
+import seaborn
+
+from fer_tfdata import atomic
+from fer_tfdata.expressions import EXPRESSIONS
+
+if TYPE_CHECKING:
+    import keras
+
+# Figures are made without pyplot, so that no window system and no global state is touched.
+
+
+def confusion_matrix(metrics: Mapping[str, Any], path: Path) -> None:
+    """Draws the confusion matrix of `metrics.json`: counts, coloured by the share of the row."""
+    counts = np.array(metrics["confusion_matrix"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = matplotlib.figure.Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.subplots()
+    seaborn.heatmap(
+        shares,
+        annot=counts,
+        fmt="d",
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        square=True,
+        xticklabels=EXPRESSIONS,
+        yticklabels=EXPRESSIONS,
+        cbar_kws={"label": "share of the true expression"},
+        ax=axes,
+    )
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"{metrics['split']}: {metrics['accuracy']:.1%} of {metrics['examples']} images")
+    _save(figure, path)
+
+
+def learning_curves(history: Path, path: Path) -> None:
+    """Draws loss and accuracy by epoch, on training and validation, from a `history.csv`."""
+    with history.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    epochs = [int(row["epoch"]) + 1 for row in rows]
+    figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for key, name in ((quantity, "train"), (f"val_{quantity}", "validation")):
+            axes.plot(epochs, [float(row[key]) for row in rows], marker="o", label=name)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("loss (nats)" if quantity == "loss" else quantity)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _save(figure, path)
+
+
+def model_diagram(model: "keras.Model", path: Path) -> None:
+    """Draws the model's layers with their shapes, as `keras.utils.plot_model` does.
+
+    `plot_model` itself wants a Graphviz installed beside Python; the same graph is drawn here by
+    the program that the `graphviz-pure` wheel brings along.
+    """
+    import keras
+
+    graph = keras.utils.model_to_dot(
+        model, show_shapes=True, show_dtype=True, show_layer_names=True, rankdir="TB", dpi=96
+    )
+    program = Path(sys.executable).with_name("graphviz-pure")
+    with atomic.replacing(path) as temporary:
+        graph.write(str(temporary), prog=str(program), format="png")
+
+
+def _save(figure: matplotlib.figure.Figure, path: Path) -> None:
+    with atomic.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)

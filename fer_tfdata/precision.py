@@ -1,0 +1,69 @@
+"""Which dtype policy this device wants."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import keras
+import tensorflow as tf
+
+from fer_tfdata.errors import InputError
+
+# Linux's names of the instructions that multiply bfloat16 matrices.
+_BFLOAT16_CPU_FLAGS: Final = frozenset({"amx_bf16", "avx512_bf16"})
+
+
+def choose_policy(precision: str) -> str:
+    """Returns the Keras dtype policy for `precision` on this machine.
+
+    `auto` is mixed_bfloat16 where the GPU (compute capability 8.0 and up) or the CPU (AMX or
+    AVX512-BF16) has it, mixed_float16 on a 7.x GPU, float32 otherwise.
+
+    Raises:
+      InputError: mixed_float16 on a CPU, which emulates it at a tenth of float32's speed.
+    """
+    capability = _gpu_compute_capability()
+    if precision == "auto":
+        return policy_for(capability, _cpu_flags())
+    if precision == "mixed_float16" and capability is None:
+        raise InputError(
+            "precision: mixed_float16 needs a GPU, and there is none; expected auto, float32 or "
+            "mixed_bfloat16"
+        )
+    return precision
+
+
+def policy_for(gpu_compute_capability: tuple[int, int] | None, cpu_flags: frozenset[str]) -> str:
+    """Returns what `auto` means on such a machine."""
+    if gpu_compute_capability is not None:
+        if gpu_compute_capability >= (8, 0):
+            return "mixed_bfloat16"
+        return "mixed_float16" if gpu_compute_capability >= (7, 0) else "float32"
+    return "mixed_bfloat16" if cpu_flags & _BFLOAT16_CPU_FLAGS else "float32"
+
+
+@contextlib.contextmanager
+def policy_scope(policy: str) -> Iterator[None]:
+    """Makes `policy` Keras's global dtype policy within the block."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _gpu_compute_capability() -> tuple[int, int] | None:
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return None
+    return tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()  # not Linux
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())

@@ -1,0 +1,51 @@
+"""What a training is a function of.
+
+Apart from `training`, so that a program can define its flags without importing TensorFlow.
+"""
+
+import dataclasses
+from typing import Final
+
+from fer_tfdata.errors import InputError
+
+MODELS: Final = ("seed_cnn",)  # the names in `models.BUILDERS`
+PRECISIONS: Final = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The choices of one training.
+
+    Attributes:
+      data_dir: as `make_tfrecords --output_dir` wrote it.
+      model: one of `MODELS`.
+      epochs: passes over the training split.
+      batch_size: images a step.
+      learning_rate: Adam's, at the start.
+      precision: one of `PRECISIONS`; what `auto` means is `precision.choose_policy`'s to say.
+      seed: of the weights, the order and the dropout.
+    """
+
+    data_dir: str
+    model: str = "seed_cnn"
+    epochs: int = 15
+    batch_size: int = 64
+    learning_rate: float = 5e-4
+    precision: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks each value alone.
+
+        Raises:
+          InputError: one is out of its range; the message names it.
+        """
+        for name, known in (("model", MODELS), ("precision", PRECISIONS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"{name}: expected one of {', '.join(known)}, received {value!r}")
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: expected more than 0, received {getattr(self, name)}")
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed: expected 0 to 2147483647, received {self.seed}")

@@ -1,0 +1,293 @@
+"""Trains a model on a data directory into a run directory, and continues what was interrupted."""
+
+import csv
+import dataclasses
+import io
+import json
+import logging
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import fer_tfdata
+from fer_tfdata import atomic, evaluation, figures, pipeline, records
+from fer_tfdata.callbacks import (
+    Backup,
+    EpochReport,
+    ReduceLROnPlateau,
+    StopOnNonFiniteLoss,
+    progress_bar,
+)
+from fer_tfdata.errors import InputError
+from fer_tfdata.fast_layers import with_fast_layers
+from fer_tfdata.models import BUILDERS
+from fer_tfdata.precision import choose_policy, policy_scope
+from fer_tfdata.run_directory import RunDirectory
+from fer_tfdata.train_config import TrainConfig
+
+_EVAL_BATCH: Final = 512
+_log = logging.getLogger(__name__)
+
+
+def train(
+    config: TrainConfig, run_dir: Path, *, resume: bool = False, verify: bool = False
+) -> dict[str, Any]:
+    """Trains, and leaves the run directory complete.
+
+    The weights with the best validation accuracy become `model.keras`, a plain float32 Keras
+    model, and `metrics.json` holds that file's figures on the validation split.
+
+    Args:
+      config: what to train.
+      run_dir: where the run's files go.
+      resume: continues the run that stands there from its last completed epoch; starts one where
+        there is none.
+      verify: compares the shards' checksums before they are used.
+
+    Returns:
+      The content of `metrics.json`.
+
+    Raises:
+      InputError: the data are missing or damaged, the run directory is in use or was started with
+        another configuration, the precision does not suit the device, or the loss is not finite.
+    """
+    policy = choose_policy(config.precision)
+    data_dir = Path(config.data_dir)
+    train_split = records.open_split(data_dir, "train", verify=verify)
+    validation_split = records.open_split(data_dir, "validation", verify=verify)
+    steps = pipeline.steps_per_epoch(train_split, config.batch_size)
+    run = RunDirectory(run_dir)
+    _prepare(run, config, resume=resume)
+    if run.metrics.is_file():
+        _log.warning("%s is complete; nothing is left to train", run.root)
+        finished: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8"))
+        return finished
+    _write_json(run.environment, _environment(policy, train_split.manifest_sha256))
+
+    keras.utils.set_random_seed(config.seed)
+    model = build_training_model(config, policy)
+    backup = Backup(run.checkpoints / "backup")
+    past = _read_history(run.history)[: backup.completed_epochs(model, steps)]
+    _write_history(run.history, past)
+    dataset = pipeline.train_dataset(
+        train_split,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=len(past) * steps,
+    )
+    try:
+        model.fit(
+            dataset,
+            epochs=config.epochs,
+            steps_per_epoch=steps,
+            validation_data=pipeline.eval_dataset(validation_split, batch_size=_EVAL_BATCH),
+            callbacks=_callbacks(run, config, backup, past, steps),
+            shuffle=False,  # the dataset is, and Keras would warn that it cannot
+            verbose=0,
+        )
+    except tf.errors.DataLossError as error:
+        records.verify_checksums(train_split)  # names the damaged file
+        records.verify_checksums(validation_split)
+        raise InputError(f"{data_dir}: a record could not be read: {error.message}") from error
+
+    _export(model, config, run)
+    figures.learning_curves(run.history, run.figures / "learning_curves.png")
+    metrics = _evaluate(run, validation_split)
+    figures.confusion_matrix(metrics, run.figures / "confusion_matrix.png")
+    _write_json(run.metrics, metrics)
+    shutil.rmtree(backup.backup_dir)
+    return metrics
+
+
+class TrainingModel(keras.Model):
+    """A functional model whose weight files are complete or absent, whichever callback saves."""
+
+    def save_weights(self, filepath: str | Path, overwrite: bool = True, **kwargs: Any) -> None:
+        """Saves the weights under another name and renames the file last."""
+        with atomic.replacing(Path(filepath)) as temporary:
+            super().save_weights(temporary, overwrite=True, **kwargs)
+
+
+def build_training_model(config: TrainConfig, policy: str) -> keras.Model:
+    """Builds and compiles the model that `fit` trains: fast layers under a dtype policy."""
+    with policy_scope(policy):
+        plain = BUILDERS[config.model]()
+        fast = with_fast_layers(plain)
+        model = TrainingModel(fast.inputs, fast.outputs, name=plain.name)
+        model.compile(
+            optimizer=keras.optimizers.Adam(config.learning_rate),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+    # Built now, so that a backup finds the optimizer's variables.
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _callbacks(
+    run: RunDirectory,
+    config: TrainConfig,
+    backup: Backup,
+    past: Sequence[Mapping[str, float]],
+    steps: int,
+) -> list[keras.callbacks.Callback]:
+    """Returns the callbacks in the order that a kill between two of them asks for.
+
+    The backup comes last: an epoch counts as done when everything else about it is on the disk.
+    What an interrupted epoch wrote before that is written again, and is the same.
+    """
+    best = max((row["val_accuracy"] for row in past), default=None)
+    return [
+        StopOnNonFiniteLoss(steps),
+        ReduceLROnPlateau(past, monitor="val_loss", factor=0.2, patience=2, min_lr=1e-6),
+        EpochReport(config.epochs, steps * config.batch_size),
+        keras.callbacks.ModelCheckpoint(
+            run.checkpoints / "best.weights.h5",
+            monitor="val_accuracy",
+            mode="max",
+            save_best_only=True,
+            save_weights_only=True,
+            initial_value_threshold=best,
+        ),
+        keras.callbacks.ModelCheckpoint(
+            run.checkpoints / "last.weights.h5", save_weights_only=True
+        ),
+        keras.callbacks.TensorBoard(run.tensorboard),
+        keras.callbacks.CSVLogger(run.history, append=True),
+        backup,
+        *progress_bar(config.epochs, steps, initial_epoch=len(past)),
+    ]
+
+
+def _prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
+    """Makes the run directory, or checks that the one there may be continued."""
+    wanted = dataclasses.asdict(config)
+    if run.config.is_file():
+        if not resume:
+            raise InputError(
+                f"{run.root}: holds a run already; continue it with --resume, or choose another "
+                "--run_dir"
+            )
+        started = json.loads(run.config.read_text(encoding="utf-8"))
+        changed = [
+            f"{name} {started.get(name)!r} (now {value!r})"
+            for name, value in wanted.items()
+            if started.get(name) != value
+        ]
+        if changed:
+            raise InputError(
+                f"{run.config}: the run was started with {', '.join(changed)}; a run is continued "
+                "with the flags it was started with"
+            )
+        return
+    if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
+        raise InputError(f"{run.root}: expected an empty or no directory, received one in use")
+    run.checkpoints.mkdir(parents=True)
+    _write_json(run.config, wanted)
+
+
+def _export(model: keras.Model, config: TrainConfig, run: RunDirectory) -> None:
+    """Writes the best weights as a model of stock layers in float32, and its picture."""
+    model.load_weights(run.checkpoints / "best.weights.h5")
+    with policy_scope("float32"):
+        plain = BUILDERS[config.model]()
+    plain.set_weights(model.get_weights())
+    with atomic.replacing(run.model) as temporary:
+        plain.save(temporary)
+    figures.model_diagram(plain, run.figures / "model.png")
+
+
+def _evaluate(run: RunDirectory, split: records.Split) -> dict[str, Any]:
+    predictions = evaluation.predict_dataset(
+        keras.models.load_model(run.model, compile=False),
+        pipeline.eval_dataset(split, batch_size=_EVAL_BATCH, fields=("image", "label", "row")),
+    )
+    return evaluation.describe(
+        evaluation.compute_metrics(predictions, leaked_rows=split.leaked_rows),
+        split=split.name,
+        tta="none",
+        model=str(run.model),
+        manifest_sha256=split.manifest_sha256,
+    )
+
+
+def _read_history(path: Path) -> list[dict[str, float]]:
+    """Returns the complete rows: a kill may have cut the last one."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole_lines = text[: text.rfind("\n") + 1].splitlines()
+    return [
+        {name: float(value) for name, value in row.items()} for row in csv.DictReader(whole_lines)
+    ]
+
+
+def _write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "epoch": int(row["epoch"])} for row in rows)
+    atomic.write_text(path, buffer.getvalue())
+
+
+def _environment(policy: str, manifest_sha256: str) -> dict[str, Any]:
+    packages = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorboard")
+    return {
+        "fer_tfdata": fer_tfdata.__version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "platform": platform.platform(),
+        "devices": [_device_name(device) for device in tf.config.list_physical_devices()],
+        "dtype_policy": policy,
+        "manifest_sha256": manifest_sha256,
+    }
+
+
+def _device_name(device: Any) -> str:
+    if device.device_type == "GPU":
+        details = tf.config.experimental.get_device_details(device)
+        return f"GPU {details.get('device_name', '')}".strip()
+    return f"{device.device_type} {_cpu_name()}" if device.device_type == "CPU" else device.name
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the checkout that this package runs from, None where it is none."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    atomic.write_text(path, json.dumps(content, indent=2, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
