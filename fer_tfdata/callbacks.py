@@ -60,8 +60,8 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         if not math.isfinite(loss):
             raise InputError(
                 f"the loss is {float(loss)} from step {step} on (epoch {self._epoch + 1}); "
-                "expected a finite one. Try a smaller --learning_rate or --precision=float32; --resume "
-                "continues from the last completed epoch"
+                "expected a finite one. Try a smaller --learning_rate or --precision=float32; "
+                "--resume continues from the last completed epoch"
             )
 
 

@@ -71,7 +71,7 @@ class ByteDropout(layers.Dropout):
         return inputs * (tf.cast(kept, inputs.dtype) * scale)
 
 
-_FAST_LAYERS: Final[dict[type, type]] = {
+_FAST_LAYERS: Final[dict[type, Any]] = {
     layers.BatchNormalization: FusedBatchNormalization,
     layers.Dropout: ByteDropout,
 }

@@ -472,7 +472,7 @@ def load_split(split: Split) -> dict[str, npt.NDArray[Any]]:
     Raises:
       InputError: a shard is damaged; the message names it.
     """
-    arrays = {
+    arrays: dict[str, npt.NDArray[Any]] = {
         "image": np.empty((split.examples, *IMAGE_SHAPE), np.uint8),
         "label": np.empty(split.examples, np.int64),
         "row": np.empty(split.examples, np.int64),

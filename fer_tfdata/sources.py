@@ -200,7 +200,7 @@ _DIGITS[_BLANK] = 0  # so that the tens of a one-digit number, read off the blan
 
 
 def _parse_numbers(texts: list[bytes]) -> npt.NDArray[np.uint8] | None:
-    """Returns uint8 [len(texts), 2304], or None unless each text is 2,304 numbers, one blank between."""
+    """Returns uint8 [len(texts), 2304]; None if one text is not 2,304 numbers and 2,303 blanks."""
     padding = b"  "  # so that every number has two bytes before its last
     text = np.frombuffer(padding + b" ".join(texts) + b" ", np.uint8)
     digits = _DIGITS[text]
