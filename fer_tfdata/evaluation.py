@@ -1,7 +1,6 @@
 """A model and a split to figures that can be trusted."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import keras
@@ -12,6 +11,8 @@ import scipy.stats
 import sklearn.metrics
 import tensorflow as tf
 
+from fer_tfdata import pipeline, records
+from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EXPRESSIONS, NUM_EXPRESSIONS
 
 TestTimeAveraging = Literal["none", "flip"]
@@ -110,17 +111,50 @@ def compute_metrics(
     }
 
 
-def describe(
-    metrics: Mapping[str, Any], *, split: str, tta: str, model: str, manifest_sha256: str
+def evaluate(
+    model: keras.Model,
+    split: records.Split,
+    *,
+    model_name: str,
+    tta: TestTimeAveraging = "none",
+    batch_size: int = 512,
 ) -> dict[str, Any]:
-    """Returns the whole of `metrics.json`: the figures, and what they were measured on."""
+    """Returns the content of `metrics.json`: a model's figures on a split, and what they are of.
+
+    Args:
+      model: uint8 images to logits, as `run_directory.load_model` returns it.
+      split: as `records.open_split` returns it.
+      model_name: what the result calls the model, usually its path.
+      tta: "flip" averages over each image and its mirror image.
+      batch_size: images at a time; the figures do not depend on it.
+
+    Raises:
+      InputError: the model does not take such images, or a shard is damaged.
+    """
+    _check_model(model, model_name)
+    dataset = pipeline.eval_dataset(split, batch_size=batch_size, fields=("image", "label", "row"))
+    try:
+        predictions = predict_dataset(model, dataset, tta=tta)
+    except tf.errors.DataLossError as error:
+        records.verify_checksums(split)  # names the damaged file
+        raise InputError(f"{split.directory}: a record cannot be read: {error.message}") from error
     return {
-        "split": split,
-        **metrics,
+        "split": split.name,
+        **compute_metrics(predictions, leaked_rows=split.leaked_rows),
         "tta": tta,
-        "model": model,
-        "manifest_sha256": manifest_sha256,
+        "model": model_name,
+        "manifest_sha256": split.manifest_sha256,
     }
+
+
+def _check_model(model: keras.Model, name: str) -> None:
+    expected = (None, *records.IMAGE_SHAPE), (None, NUM_EXPRESSIONS)
+    received = tuple(model.input_shape), tuple(model.output_shape)
+    if received != expected:
+        raise InputError(
+            f"{name}: expected a model from images {expected[0]} to logits {expected[1]}, "
+            f"received one from {received[0]} to {received[1]}"
+        )
 
 
 def expected_calibration_error(

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 import cv2
+import cv2.data
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fer_tfdata.errors import InputError
 
@@ -33,9 +34,9 @@ FACES_MODES: Final[tuple[FacesMode, ...]] = get_args(FacesMode)
 WHOLE_FACE_MAX_SIDE: Final = 96
 
 # The detector's box, enlarged by this fraction on each side, is FER2013's frame.  Measured: the
-# same detector finds 81 % of FER2013's 3,589 PublicTest images (enlarged to 144 pixels, borders
-# replicated), in a box of 46.7 of the 48 pixels (median; quartiles 43.0 and 49.3; mean 46.3),
-# whose centre is the frame's to 0.4 pixels.  48 / 46.3 = 1.04.
+# same cascade finds 81 % of FER2013's 3,589 PublicTest images (enlarged to 144 pixels, borders
+# replicated), in a box of 46.7 of the 48 pixels (median; quartiles 43.0 and 49.3; mean 46.3)
+# with the frame's centre to 0.4 pixels.  48 / 46.3 = 1.04.
 CROP_MARGIN: Final = 0.02
 
 # The detector works on a copy whose longer side lies between these.  Enlarging finds faces that
@@ -82,7 +83,7 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=IMAGE_FORMATS) as image:
                 return _rgb(ImageOps.exif_transpose(image))
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         expected = f"an image ({', '.join(IMAGE_FORMATS)})"
         received = "a file of another kind" if path.stat().st_size else "an empty file"
         raise InputError(f"{path}: expected {expected}, received {received}") from error

@@ -205,7 +205,7 @@ def _check_logits(logits: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
 
 def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    probabilities: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
     return probabilities.astype(np.float32)
 
 

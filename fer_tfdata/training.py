@@ -100,7 +100,8 @@ def train(
 
     _export(model, config, run)
     figures.learning_curves(run.history, run.figures / "learning_curves.png")
-    metrics = _evaluate(run, validation_split)
+    chosen = keras.models.load_model(run.model, compile=False)
+    metrics = evaluation.evaluate(chosen, validation_split, model_name=str(run.model))
     figures.confusion_matrix(metrics, run.figures / "confusion_matrix.png")
     _write_json(run.metrics, metrics)
     shutil.rmtree(backup.backup_dir)
@@ -203,20 +204,6 @@ def _export(model: keras.Model, config: TrainConfig, run: RunDirectory) -> None:
     with atomic.replacing(run.model) as temporary:
         plain.save(temporary)
     figures.model_diagram(plain, run.figures / "model.png")
-
-
-def _evaluate(run: RunDirectory, split: records.Split) -> dict[str, Any]:
-    predictions = evaluation.predict_dataset(
-        keras.models.load_model(run.model, compile=False),
-        pipeline.eval_dataset(split, batch_size=_EVAL_BATCH, fields=("image", "label", "row")),
-    )
-    return evaluation.describe(
-        evaluation.compute_metrics(predictions, leaked_rows=split.leaked_rows),
-        split=split.name,
-        tta="none",
-        model=str(run.model),
-        manifest_sha256=split.manifest_sha256,
-    )
 
 
 def _read_history(path: Path) -> list[dict[str, float]]:

@@ -13,7 +13,6 @@ import csv
 import dataclasses
 import glob
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -142,7 +141,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     """
     if not inputs:
         raise InputError("--input: expected an image file, a folder or a glob, received nothing")
-    found: dict[str, Path] = {}
+    found: dict[Path, Path] = {}
     for text in inputs:
         matches = _matches(text)
         if not matches:
@@ -151,7 +150,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
                 f" received {'a folder without any' if Path(text).is_dir() else 'nothing there'}"
             )
         for path in matches:
-            found.setdefault(os.path.abspath(path), path)
+            found.setdefault(path.absolute(), path)
     return list(found.values())
 
 
@@ -215,7 +214,7 @@ def _matches(text: str) -> list[Path]:
     elif path.exists():
         return [path]
     else:
-        candidates = (Path(match) for match in glob.iglob(text, recursive=True))
+        candidates = (Path(match) for match in glob.iglob(text, recursive=True))  # noqa: PTH207 - Path's takes no absolute pattern
     return sorted(
         candidate
         for candidate in candidates
