@@ -23,8 +23,8 @@ class FusedBatchNormalization(layers.BatchNormalization):
         self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
     ) -> tf.Tensor:
         """Normalises [n, height, width, channels] with the batch's moments, in training."""
-        fusible = training and self.trainable and len(inputs.shape) == 4 and mask is None
-        if not fusible:
+        fusible = len(inputs.shape) == 4 and mask is None and self.scale and self.center
+        if not (fusible and training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,

@@ -5,7 +5,7 @@ first layer, so that training and prediction cannot preprocess differently.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import tensorflow as tf
@@ -22,6 +22,10 @@ _WINDOW_IMAGES: Final = 16_384
 # Sequential reading with a large buffer beats interleaving files on a local disk.
 _READ_BUFFER: Final = 8 << 20
 
+# Streams of random numbers that one seed feeds.
+_ORDER: Final = 0
+_AUGMENTATION: Final = 1
+
 _log = logging.getLogger(__name__)
 
 
@@ -31,6 +35,7 @@ def train_dataset(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
 ) -> tf.data.Dataset:
     """Returns endless shuffled batches; the order is a function of (seed, step).
@@ -47,6 +52,8 @@ def train_dataset(
       batch_size: images a batch.
       seed: chooses the order.
       start_step: the dataset yields what one started at step 0 yields from this step on.
+      augment: changes a batch of images, given them and a seed, int64 [2], that differs for each
+        (seed, step).
       memory_budget_bytes: bytes of images that may be held in memory.
 
     Returns:
@@ -70,6 +77,11 @@ def train_dataset(
             _window_size(batch_size),
         )
         dataset = _streaming(split, batch_size=batch_size, seed=seed, steps=steps, start=start_step)
+    if augment is not None:
+        dataset = dataset.enumerate(start_step).map(
+            lambda step, batch: (augment(batch[0], _fold(seed, _AUGMENTATION, step)), batch[1]),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
     return _prefetch(dataset)
 
 
@@ -123,7 +135,7 @@ def _in_memory(
     def positions(epoch: tf.Tensor) -> tf.data.Dataset:
         # One permutation an epoch costs less than drawing positions batch by batch.
         order = tf.random.experimental.stateless_shuffle(
-            tf.range(split.examples, dtype=tf.int32), seed=_fold(seed, epoch)
+            tf.range(split.examples, dtype=tf.int32), seed=_fold(seed, _ORDER, epoch)
         )
         batches = tf.reshape(order[: steps * batch_size], (steps, batch_size))
         return tf.data.Dataset.from_tensor_slices(batches[_steps_to_skip(epoch, steps, start) :])
@@ -147,7 +159,7 @@ def _streaming(
     steps_per_window = window_size // batch_size
 
     def batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        epoch_seed = _fold(seed, epoch)
+        epoch_seed = _fold(seed, _ORDER, epoch)
         skipped = _steps_to_skip(epoch, steps, start)
         first_window = skipped // steps_per_window
 
@@ -195,10 +207,10 @@ def _steps_to_skip(epoch: tf.Tensor, steps: int, start: int) -> tf.Tensor:
     return tf.where(epoch == start // steps, in_first_epoch, tf.zeros_like(in_first_epoch))
 
 
-def _fold(seed: int, number: tf.Tensor) -> tf.Tensor:
-    """Returns a stateless seed, int64 [2], that differs for each (seed, number)."""
+def _fold(seed: int, stream: int, number: tf.Tensor) -> tf.Tensor:
+    """Returns a stateless seed, int64 [2], that differs for each (seed, stream, number)."""
     return tf.random.experimental.stateless_fold_in(
-        tf.constant([seed, 0], tf.int64), tf.cast(number, tf.int64)
+        tf.constant([seed, stream], tf.int64), tf.cast(number, tf.int64)
     )
 
 

@@ -64,7 +64,8 @@ class Predictor:
           mode: see `faces.find_faces`.
 
         Raises:
-          InputError: if the model's inputs or outputs are others.
+          InputError: if the model's inputs or outputs are others; a few random images go through
+            it to see.
         """
         self._model = model
         self._input_shape = _check_model(model)
@@ -190,16 +191,25 @@ def _check_model(model: "keras.Model") -> tuple[int, int, int]:
             f"expected a model that returns logits [N, {NUM_EXPRESSIONS}],"
             f" received one that returns {list(returned)}"
         )
+    _check_not_probabilities(model, shape[1:])
     return shape[1], shape[2], shape[3]
+
+
+def _check_not_probabilities(model: "keras.Model", input_shape: tuple[int, ...]) -> None:
+    # A second softmax would not fail, it would flatten every answer.
+    images = np.random.default_rng(0).integers(0, 256, (8, *input_shape), dtype=np.uint8)
+    values = np.asarray(model.predict_on_batch(images)).astype(np.float64)
+    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=0.01):
+        raise InputError(
+            "expected a model that returns logits, received one that returns probabilities;"
+            " leave out its softmax"
+        )
 
 
 def _check_logits(logits: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
     values = logits.astype(np.float64)
     if not np.isfinite(values).all():
         raise InputError("expected finite logits of the model, received NaN or infinity")
-    # A second softmax would not fail, it would flatten every answer.
-    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-3):
-        raise InputError("expected logits of the model, received probabilities (a softmax layer?)")
     return values
 
 

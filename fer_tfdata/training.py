@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import fer_tfdata
-from fer_tfdata import atomic, evaluation, figures, pipeline, records
+from fer_tfdata import atomic, augmentation, evaluation, figures, pipeline, records
 from fer_tfdata.callbacks import (
     Backup,
     EpochReport,
@@ -82,6 +82,7 @@ def train(
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=len(past) * steps,
+        augment=augmentation.random_flip,
     )
     try:
         model.fit(

@@ -12,6 +12,7 @@ faces (JSON) or on stderr alone (CSV), the others go on, and the exit code is 1 
 import csv
 import dataclasses
 import glob
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -113,24 +114,12 @@ def predict(options: PredictOptions) -> int:
     from fer_tfdata.prediction import Predictor
 
     predictor = Predictor.from_path(Path(options.model), mode=options.faces)
-    failed = False
-
-    def results() -> Iterator["ImagePrediction"]:
-        nonlocal failed
-        silent = len(paths) <= _FEW_FILES or not sys.stderr.isatty()
-        bar = tqdm(predictor.predict_paths(paths), total=len(paths), unit="image", disable=silent)
-        for result in bar:
-            if result.error is not None:
-                failed = True
-                tqdm.write(result.error, file=sys.stderr)
-            elif not result.faces:
-                tqdm.write(f"{result.path}: no face found", file=sys.stderr)
-            if copies is not None and result.error is None:
-                _write_copy(result, copies[result.path])
-            yield result
-
-    _WRITERS[options.format](results(), sys.stdout)
-    return int(failed)
+    silent = len(paths) <= _FEW_FILES or not sys.stderr.isatty()
+    with tqdm(paths, unit="image", disable=silent) as bar:
+        errors: list[str] = []
+        results = _report(predictor.predict_paths(bar), copies, errors)
+        _WRITERS[options.format](results, sys.stdout)
+    return 1 if errors else 0
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
@@ -145,9 +134,10 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     for text in inputs:
         matches = _matches(text)
         if not matches:
+            received = "a folder without any" if Path(text).is_dir() else "nothing there"
             raise InputError(
                 f"--input={text}: expected an image file, a folder of images or a glob pattern,"
-                f" received {'a folder without any' if Path(text).is_dir() else 'nothing there'}"
+                f" received {received}"
             )
         for path in matches:
             found.setdefault(path.absolute(), path)
@@ -158,8 +148,11 @@ def name_copies(paths: Iterable[Path], output_dir: Path) -> dict[Path, Path]:
     """Returns where the annotated copy of each image goes: its own name, numbered if taken.
 
     Raises:
-      InputError: if an image stands in `output_dir` itself, where a copy could replace it.
+      InputError: if an image stands in `output_dir` itself, where a copy could replace it, or
+        if that is no folder.
     """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"--output_dir={output_dir}: expected a folder, received a file")
     copies: dict[Path, Path] = {}
     taken: set[str] = set()
     for path in paths:
@@ -189,6 +182,8 @@ def write_json(results: Iterable["ImagePrediction"], stream: TextIO) -> None:
 
 def write_csv(results: Iterable["ImagePrediction"], stream: TextIO) -> None:
     """Writes a header and a row a face, the face counted from 0 within its image."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="surrogateescape")  # a file's name need not be UTF-8
     writer = csv.writer(stream, lineterminator="\n")
     box_columns = ("left", "top", "width", "height")
     writer.writerow(["file", "face", *box_columns, "expression", *EXPRESSIONS])
@@ -214,7 +209,9 @@ def _matches(text: str) -> list[Path]:
     elif path.exists():
         return [path]
     else:
-        candidates = (Path(match) for match in glob.iglob(text, recursive=True))  # noqa: PTH207 - Path's takes no absolute pattern
+        # pathlib's glob takes no absolute pattern.
+        matches = glob.iglob(text, recursive=True)  # noqa: PTH207
+        candidates = (Path(match) for match in matches)
     return sorted(
         candidate
         for candidate in candidates
@@ -222,6 +219,24 @@ def _matches(text: str) -> list[Path]:
         and not candidate.name.startswith(".")  # what file managers leave beside an image
         and candidate.is_file()
     )
+
+
+def _report(
+    results: Iterable["ImagePrediction"], copies: Mapping[Path, Path] | None, errors: list[str]
+) -> Iterator["ImagePrediction"]:
+    """Passes results on; says on stderr what is missing, collects errors, writes the copies."""
+    from tqdm import tqdm
+
+    for result in results:
+        if result.error is not None:
+            errors.append(result.error)
+            tqdm.write(result.error, file=sys.stderr)
+        else:
+            if not result.faces:
+                tqdm.write(f"{result.path}: no face found", file=sys.stderr)
+            if copies is not None:
+                _write_copy(result, copies[result.path])
+        yield result
 
 
 def _write_copy(result: "ImagePrediction", destination: Path) -> None:
