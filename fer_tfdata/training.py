@@ -66,11 +66,11 @@ def train(
     steps = pipeline.steps_per_epoch(train_split, config.batch_size)
     run = RunDirectory(run_dir)
     _prepare(run, config, resume=resume)
+    _note_environment(run, _environment(policy, train_split.manifest_sha256))
     if run.metrics.is_file():
         _log.warning("%s is complete; nothing is left to train", run.root)
         finished: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8"))
         return finished
-    _write_json(run.environment, _environment(policy, train_split.manifest_sha256))
 
     keras.utils.set_random_seed(config.seed)
     model = build_training_model(config, policy)
@@ -194,6 +194,19 @@ def _prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
         raise InputError(f"{run.root}: expected an empty or no directory, received one in use")
     run.checkpoints.mkdir(parents=True)
     _write_json(run.config, wanted)
+
+
+def _note_environment(run: RunDirectory, environment: Mapping[str, Any]) -> None:
+    """Writes what the run starts in, or checks that it goes on with the data it started with."""
+    if run.environment.is_file():
+        started = json.loads(run.environment.read_text(encoding="utf-8"))
+        if started["manifest_sha256"] != environment["manifest_sha256"]:
+            raise InputError(
+                f"{run.root}: the run was started on other data than those that stand in its "
+                "data_dir now; choose another --run_dir"
+            )
+        return
+    _write_json(run.environment, environment)
 
 
 def _export(model: keras.Model, config: TrainConfig, run: RunDirectory) -> None:

@@ -1,8 +1,11 @@
+import contextlib
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any, get_args
 
@@ -155,6 +158,35 @@ def test_csv_has_a_row_a_face(
     for row in rows:
         assert sum(float(row[name]) for name in EXPRESSIONS) == pytest.approx(1, abs=1e-5)
     assert f"{cut}: expected a complete image" in captured.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is Unicode")
+def test_csv_keeps_a_name_that_is_no_utf_8(model: Path, album: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    (album / "wall.png").rename(album / name)
+    command = [sys.executable, "-m", "tools.predict", f"--model={model}", "--format=csv"]
+    command += [f"--input={album / name}", "--faces=whole"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    assert b"caf\xe9.png,0,0,0,200,120," in done.stdout
+
+
+def test_a_terminal_shows_the_bar_and_then_the_results(model: Path, album: Path) -> None:
+    for number in range(5):
+        Image.new("L", (48, 48), number).save(album / f"{number}.png")
+    main_end, program_end = os.openpty()
+    termios.tcsetwinsize(program_end, (24, 100))
+    command = [sys.executable, "-m", "tools.predict", f"--model={model}", f"--input={album}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=program_end, stderr=program_end) as program:
+        os.close(program_end)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal, on Linux
+            while piece := os.read(main_end, 4096):
+                shown += piece
+    os.close(main_end)
+    assert program.returncode == 0
+    bar, results = shown.decode().split("[\r\n", maxsplit=1)
+    assert "8/8" in bar
+    assert len(json.loads("[" + results)) == 8
 
 
 def test_faces_flag(model: Path, album: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,16 +109,19 @@ def predict(options: PredictOptions) -> int:
     paths = find_images(options.input)
     copies = None if options.output_dir is None else name_copies(paths, Path(options.output_dir))
 
+    command_line.import_tensorflow_quietly()
     from tqdm import tqdm
 
     from fer_tfdata.prediction import Predictor
 
     predictor = Predictor.from_path(Path(options.model), mode=options.faces)
     silent = len(paths) <= _FEW_FILES or not sys.stderr.isatty()
-    with tqdm(paths, unit="image", disable=silent) as bar:
-        errors: list[str] = []
-        results = _report(predictor.predict_paths(bar), copies, errors)
-        _WRITERS[options.format](results, sys.stdout)
+    errors: list[str] = []
+    bar = tqdm(paths, unit="image", disable=silent)
+    results: Iterable[ImagePrediction] = _report(predictor.predict_paths(bar), copies, errors)
+    if sys.stdout.isatty():
+        results = list(results)  # one terminal cannot show the bar and the results together
+    _WRITERS[options.format](results, sys.stdout)
     return 1 if errors else 0
 
 
