@@ -49,6 +49,14 @@ def run(
             return main(argv)
         except InputError as error:
             _fail(str(error))
+        except BrokenPipeError:
+            # Who reads our output has gone, as `| head` does.  Python would fail to flush again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+        except OSError as error:
+            if error.strerror is None:
+                raise
+            _fail(f"{error.filename or 'writing'}: {error.strerror}")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
@@ -91,14 +99,16 @@ def _help_text(define_flags: Callable[[flags.FlagValues], None], description: st
 
 def _entry(values: flags.FlagValues, name: str) -> str:
     flag = values[name]
+    help_text = flag.help
     if flag.boolean:
         head = f"--[no]{name}"
     elif isinstance(flag, flags.EnumFlag):
-        head = f"--{name}=<{'|'.join(flag.parser.enum_values)}>"
+        choices = f"<{'|'.join(flag.parser.enum_values)}>"
+        head, help_text = f"--{name}={choices}", help_text.removeprefix(f"{choices}: ")
     else:
         head = f"--{name}=VALUE"
     default = "" if flag.default in (None, "", []) else f" (default: {flag.default_as_str})"
-    return f"  {head}\n      {flag.help}{default}"
+    return f"  {head}\n      {help_text}{default}"
 
 
 def _fail(message: str) -> NoReturn:

@@ -94,6 +94,8 @@ def test_light_modules_import_no_tensorflow(module: str) -> None:
 
 def test_importing_the_package_imports_nothing_else() -> None:
     # What makes it take a few milliseconds wherever it runs.
-    code = "import sys; before = set(sys.modules); import fer_tfdata; print(*set(sys.modules) - before)"
+    code = (
+        "import sys; before = set(sys.modules); import fer_tfdata;print(*set(sys.modules) - before)"
+    )
     output = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
     assert output.split() == ["fer_tfdata"]

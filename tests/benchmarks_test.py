@@ -1,0 +1,210 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+
+from benchmarks import conversion_benchmark, measure, pipeline_benchmark, training_benchmark
+from fer_tfdata import models, records
+from fer_tfdata.errors import InputError
+
+PROGRAMS = [conversion_benchmark, pipeline_benchmark, training_benchmark]
+PROMISED = {
+    "benchmark",
+    "command",
+    "date",
+    "git_commit",
+    "hardware",
+    "load_average",
+    "versions",
+    "repeats",
+    "variants",
+}
+
+
+@pytest.fixture
+def run_program(monkeypatch, capsys, tmp_path):
+    """Runs a program in this process, and returns what it printed: the table and the JSON."""
+
+    def run(program, *arguments):
+        output_json = tmp_path / "results" / "result.json"
+        command = [program.NAME, *arguments, f"--output_json={output_json}"]
+        values = flags.FlagValues()
+        program.define_flags(values)
+        values(command)
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(sys, "argv", command)
+        program.main(command[:1])
+        *table, last = capsys.readouterr().out.splitlines()
+        content = json.loads(last)
+        assert json.loads(output_json.read_text(encoding="utf-8")) == content
+        return "\n".join(table), content
+
+    return run
+
+
+def check_promises(program, content, repeats):
+    assert content.keys() >= PROMISED
+    assert content["benchmark"] == program.NAME
+    assert content["command"].startswith(f"python -m benchmarks.{program.NAME} --")
+    assert content["hardware"].keys() == {"cpu", "cores", "memory_bytes", "gpus"}
+    assert content["versions"].keys() >= {"python", "tensorflow", "keras", "numpy"}
+    assert content["repeats"] == repeats
+
+
+def check_summary(values, repeats):
+    assert values.keys() == {"raw", "median", "min", "max"}
+    assert len(values["raw"]) == repeats
+    assert 0 < values["min"] <= values["median"] <= values["max"]
+
+
+def test_conversion(run_program, demo_csv):
+    table, content = run_program(
+        conversion_benchmark, f"--csv={demo_csv}", "--rows=30", "--repeats=1"
+    )
+    check_promises(conversion_benchmark, content, repeats=1)
+    assert content["source"]["rows"] == 30
+    assert content["variants"].keys() == {"ours", "usual_loop", "read_only", "parse_only"}
+    for name, variant in content["variants"].items():
+        assert name in table
+        check_summary(variant["seconds"], repeats=1)
+        check_summary(variant["mb_per_second"], repeats=1)
+    check_summary(content["usual_loop_to_ours"], repeats=1)
+    memory = content["memory"]
+    assert memory["peak_bytes"]["median"] >= memory["before_bytes"]["median"]
+    assert "memory of ours" in table
+
+
+def test_the_usual_loop_writes_what_ours_writes(demo_csv, demo_data_dir, tmp_path):
+    conversion_benchmark.convert_in_the_usual_loop(demo_csv, tmp_path)
+    expected = records.load_split(records.open_split(demo_data_dir, "train"))
+    features = {"image": tf.io.FixedLenFeature([], tf.string)}
+    serialized = list(tf.data.TFRecordDataset(str(tmp_path / "train.tfrecord")))
+    images = tf.io.parse_example(serialized, features)["image"]
+    pixels = tf.io.decode_raw(images, tf.uint8).numpy()
+    np.testing.assert_array_equal(pixels.reshape(expected["image"].shape), expected["image"])
+
+
+def test_pipeline(run_program, demo_data_dir, tmp_path):
+    image_dir = tmp_path / "images"
+    table, content = run_program(
+        pipeline_benchmark,
+        f"--data_dir={demo_data_dir}",
+        f"--image_dir={image_dir}",
+        "--images=50",
+        "--batch_size=16",
+        "--seconds=0.01",
+        "--repeats=2",
+    )
+    check_promises(pipeline_benchmark, content, repeats=2)
+    assert content["images"] == 50
+    assert {name: v["dtype"] for name, v in content["variants"].items()} == {
+        "ours_in_memory": "uint8",
+        "ours_streaming": "uint8",
+        "image_dataset": "float32",
+        "image_generator": "float32",
+        "numpy_permutation": "uint8",
+    }
+    for name, variant in content["variants"].items():
+        assert name in table
+        for key in ("images_per_second", "first_batch_seconds", "share_of_numpy_permutation"):
+            check_summary(variant[key], repeats=2)
+    assert content["variants"]["image_dataset"]["ratio_to_image_dataset"]["raw"] == [1, 1]
+    assert len(list(image_dir.glob("png/*/*.png"))) == 50
+    assert len(list(image_dir.glob("jpeg/*/*.jpg"))) == 50
+
+
+def test_image_files_go_into_an_empty_directory(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="in use"):
+        pipeline_benchmark.write_image_files(np.zeros((0, 48, 48, 1)), np.zeros(0), tmp_path)
+
+
+def test_the_input_cost_of_training(demo_data_dir):
+    content = training_benchmark.measure_input_cost(demo_data_dir, repeats=1, steps=1, batch_size=2)
+    assert content["variants"].keys() == {"pipeline", "repeated_batch"}
+    check_summary(content["pipeline_to_repeated_batch"], repeats=1)
+
+
+@pytest.mark.slow
+def test_training(run_program, demo_data_dir):
+    table, content = run_program(
+        training_benchmark,
+        f"--data_dir={demo_data_dir}",
+        "--steps=1",
+        "--batch_size=2",
+        "--matrix_size=64",
+        "--repeats=2",
+    )
+    check_promises(training_benchmark, content, repeats=2)
+    assert content["variants"].keys() == {
+        f"{kind}_{policy}" for kind in ("stock", "ours") for policy in ("float32", "mixed_bfloat16")
+    }
+    for name, variant in content["variants"].items():
+        assert name in table
+        assert len(variant) == 4
+        for values in variant.values():
+            check_summary(values, repeats=2)
+    assert content["variants"]["stock_float32"]["ratio_to_stock_float32"]["raw"] == [1, 1]
+    check_summary(content["peak"]["tflops"]["mixed_bfloat16"], repeats=2)
+    check_summary(content["input"]["pipeline_to_repeated_batch"], repeats=2)
+
+
+def test_forward_flops_of_the_seed_network():
+    # Positions x kernel x channels in x channels out, then the dense layers; twice, since a
+    # multiplication and an addition count as two.
+    convolutions = (
+        48**2 * 3**2 * 1 * 64
+        + 24**2 * 5**2 * 64 * 128
+        + 12**2 * 3**2 * 128 * 512
+        + 6**2 * 3**2 * 512 * 512
+    )
+    dense = 3**2 * 512 * 256 + 256 * 512 + 512 * 7
+    assert training_benchmark.forward_flops(models.seed_cnn()) == 2 * (convolutions + dense)
+
+
+def test_interleaved_takes_the_variants_in_turn():
+    calls = []
+    results = measure.interleaved(
+        {name: lambda name=name: calls.append(name) or len(calls) for name in "ABC"}, repeats=2
+    )
+    assert calls == list("ABCABC")
+    assert results == {"A": [1, 4], "B": [2, 5], "C": [3, 6]}
+
+
+def test_summaries_and_ratios_keep_every_repeat():
+    assert measure.summary([3.0, 1.0, 2.0]) == {
+        "raw": [3.0, 1.0, 2.0],
+        "median": 2.0,
+        "min": 1.0,
+        "max": 3.0,
+    }
+    assert measure.ratios([1.0, 6.0], [2.0, 3.0])["raw"] == [0.5, 2.0]
+
+
+def test_a_loss_is_called_one():
+    assert measure.times_as_fast(measure.summary([0.5])) == "0.50 [0.50, 0.50]x SLOWER"
+    assert measure.times_as_fast(measure.summary([1.5])) == "1.50 [1.50, 1.50]x"
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.NAME)
+def test_help_lists_the_flags_without_tensorflow(program):
+    code = (
+        f"import sys; sys.argv = ['x', '--help']; from benchmarks import {program.NAME} as b\n"
+        "try: b.run()\n"
+        "finally: assert 'tensorflow' not in sys.modules"
+    )
+    helped = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        check=False,
+    )
+    assert helped.returncode == 0, helped.stderr
+    for name in ("--repeats", "--output_json"):
+        assert name in helped.stdout

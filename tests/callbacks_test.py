@@ -1,0 +1,66 @@
+import keras
+import numpy as np
+import pytest
+
+from fer_tfdata import callbacks
+from fer_tfdata.errors import InputError
+
+
+def test_the_step_at_which_the_loss_became_nan_is_named() -> None:
+    watch = callbacks.StopOnNonFiniteLoss(steps_per_epoch=100)
+    watch.on_epoch_begin(2)
+
+    def run_epoch() -> None:
+        for batch in range(100):
+            watch.on_train_batch_end(batch, {"loss": float("nan") if batch >= 23 else 1.0})
+
+    with pytest.raises(InputError, match=r"the loss is nan from step 223 on \(epoch 3\)"):
+        run_epoch()
+
+
+def test_the_last_steps_of_an_epoch_are_looked_at_before_it_ends() -> None:
+    watch = callbacks.StopOnNonFiniteLoss(steps_per_epoch=5)
+    watch.on_epoch_begin(0)
+    for loss in (1.0, 1.0, 1.0, 1.0, float("inf")):
+        watch.on_train_batch_end(4, {"loss": loss})
+    with pytest.raises(InputError, match="the loss is inf from step 4"):
+        watch.on_epoch_end(0)
+
+
+def regression() -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    return model, np.ones((8, 2), "float32"), np.zeros((8, 1), "float32")
+
+
+def test_the_plateau_remembers_what_came_before_it_was_interrupted() -> None:
+    # One epoch without improvement stands in the past, so the next one lowers the rate.
+    model, x, y = regression()
+    past = [{"val_loss": -1.0}, {"val_loss": -0.5}]
+    plateau = callbacks.ReduceLROnPlateau(past, monitor="val_loss", factor=0.5, patience=2)
+    model.fit(
+        x, y, validation_data=(x, y), epochs=3, initial_epoch=2, callbacks=[plateau], verbose=0
+    )
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
+
+
+def test_replaying_the_past_leaves_the_rate_that_the_backup_restored() -> None:
+    model, _, _ = regression()
+    past = [{"val_loss": 1.0}] * 10
+    plateau = callbacks.ReduceLROnPlateau(past, monitor="val_loss", factor=0.5, patience=1)
+    plateau.set_model(model)
+    plateau.on_train_begin()
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_an_epoch_s_line_says_how_fast_it_was(capsys) -> None:
+    report = callbacks.EpochReport(epochs=3, images_per_epoch=100)
+    report.on_epoch_begin(1)
+    report.on_test_begin()
+    logs = {"loss": 1.0, "accuracy": 0.5, "val_loss": 2.0, "val_accuracy": 0.25}
+    report.on_epoch_end(1, logs)
+    assert logs["images_per_second"] > 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("epoch 2/3: loss 1.0000, accuracy 0.5000, val_loss 2.0000")

@@ -1,0 +1,86 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = """
+import sys
+from absl import flags
+from fer_tfdata import command_line
+from fer_tfdata.errors import InputError
+
+def define_flags(values=flags.FLAGS):
+    flags.DEFINE_integer("number", 3, "A number.", flag_values=values)
+    modes = ["ok", "bad", "full", "interrupt"]
+    flags.DEFINE_enum("mode", "ok", modes, "What happens.", flag_values=values)
+
+def main(argv):
+    mode = flags.FLAGS.mode
+    if mode == "bad":
+        raise InputError("data.csv: expected this,\\n  received that")
+    if mode == "full":
+        open("/dev/full", "w").write("x" * 100_000)
+    if mode == "interrupt":
+        raise KeyboardInterrupt
+    print("number", flags.FLAGS.number)
+
+command_line.run(main, define_flags, "Does a thing.\\n\\nAnd another.")
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+
+    def call(*arguments):
+        return subprocess.run(
+            [sys.executable, tmp_path / "program.py", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        )
+
+    return call
+
+
+def test_a_program_that_does_its_work(program) -> None:
+    result = program("--number=5")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "number 5\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode=bad"], "data.csv: expected this, received that"),
+        (["--nmber=5"], "Unknown command line flag 'nmber'. Did you mean: number ?"),
+        (["--number=five"], "flag --number=five: invalid literal for int() with base 10: 'five'"),
+        (["--mode=other"], "flag --mode=other: value should be one of <ok|bad|full|interrupt>"),
+        (["5"], "unknown argument '5': every value belongs to a flag (see --help)"),
+        (["--mode=full"], "writing: No space left on device"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_2(program, arguments, message) -> None:
+    result = program(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == f"program.py: {message}\n"
+
+
+def test_an_interrupt_is_no_traceback(program) -> None:
+    result = program("--mode=interrupt")
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_program_s_flags_and_no_library_s(program, flag) -> None:
+    result = program(flag)
+    assert result.returncode == 0
+    assert result.stdout == (
+        "Does a thing.\n\nAnd another.\n\nFlags:\n\n"
+        "  --mode=<ok|bad|full|interrupt>\n      What happens. (default: 'ok')\n"
+        "  --number=VALUE\n      A number. (default: '3')\n\n"
+    )
+    assert result.stderr == ""

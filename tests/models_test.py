@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from fer_tfdata.fast_layers import with_fast_layers
+from fer_tfdata.models import BUILDERS, seed_cnn
+from fer_tfdata.precision import policy_scope
+from fer_tfdata.train_config import MODELS
+
+
+def images(count: int, size: int = 48, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, channels), np.uint8)
+
+
+def test_the_configuration_names_every_builder() -> None:
+    assert tuple(BUILDERS) == MODELS
+
+
+def test_seed_cnn_is_the_network_it_stands_for() -> None:
+    model = seed_cnn()
+    assert model.count_params() == 4_478_727
+    kinds = [type(layer).__name__ for layer in model.layers]
+    conv = ["Conv2D", "BatchNormalization", "ReLU", "MaxPooling2D", "Dropout"]
+    dense = ["Dense", "BatchNormalization", "ReLU", "Dropout"]
+    assert kinds == ["InputLayer", "Rescaling", *conv * 4, "Flatten", *dense * 2, "Dense"]
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert [(layer.filters, layer.kernel_size) for layer in convolutions] == [
+        (64, (3, 3)),
+        (128, (5, 5)),
+        (512, (3, 3)),
+        (512, (3, 3)),
+    ]
+    assert {layer.padding for layer in convolutions} == {"same"}
+    rates = {layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)}
+    assert rates == {0.25}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_images_are_uint8_and_logits_float32_under_every_policy(name, policy) -> None:
+    with policy_scope(policy):
+        model = BUILDERS[name]()
+    assert model.inputs[0].dtype == "uint8"
+    assert model.outputs[0].dtype == "float32"
+    logits = model(images(2), training=False).numpy()
+    assert logits.dtype == np.float32
+    assert logits.shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("size", "channels"), [(16, 1), (50, 3), (64, 1)])
+def test_size_and_channels_are_parameters(name, size, channels) -> None:
+    model = BUILDERS[name](image_size=size, channels=channels, num_classes=8)
+    assert model(images(1, size, channels), training=False).shape == (1, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_350_pixels_build_and_train_a_step(name) -> None:
+    with policy_scope("mixed_bfloat16"):
+        model = with_fast_layers(BUILDERS[name](image_size=350))
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = model.layers[2].get_weights()[0].copy()
+    loss = model.train_on_batch(images(2, 350), np.array([0, 3]))
+    assert np.isfinite(loss)
+    assert not np.array_equal(before, model.layers[2].get_weights()[0])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_saved_model_loads_in_plain_keras(name, tmp_path: Path) -> None:
+    model = BUILDERS[name]()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    batch = images(3)
+    np.testing.assert_array_equal(model(batch, training=False), loaded(batch, training=False))
+    assert all(type(layer).__module__.startswith("keras.") for layer in loaded.layers)

@@ -1,0 +1,51 @@
+import keras
+import pytest
+import tensorflow as tf
+
+from fer_tfdata import precision
+from fer_tfdata.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("capability", "cpu_flags", "policy"),
+    [
+        ((9, 0), set(), "mixed_bfloat16"),
+        ((8, 0), {"amx_bf16"}, "mixed_bfloat16"),
+        ((7, 5), {"amx_bf16"}, "mixed_float16"),
+        ((7, 0), set(), "mixed_float16"),
+        ((6, 1), {"avx512_bf16"}, "float32"),
+        (None, {"sse2", "amx_bf16"}, "mixed_bfloat16"),
+        (None, {"avx512f", "avx512_bf16"}, "mixed_bfloat16"),
+        (None, {"avx2", "avx512f"}, "float32"),
+        (None, set(), "float32"),
+    ],
+)
+def test_auto_takes_what_the_device_is_fast_at(capability, cpu_flags, policy) -> None:
+    assert precision.policy_for(capability, frozenset(cpu_flags)) == policy
+
+
+def test_a_named_precision_is_taken() -> None:
+    assert precision.choose_policy("float32") == "float32"
+    assert precision.choose_policy("mixed_bfloat16") == "mixed_bfloat16"
+    assert precision.choose_policy("auto") in ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+def test_float16_without_a_gpu_is_refused() -> None:
+    if tf.config.list_physical_devices("GPU"):
+        assert precision.choose_policy("mixed_float16") == "mixed_float16"
+    else:
+        with pytest.raises(InputError, match="mixed_float16 needs a GPU"):
+            precision.choose_policy("mixed_float16")
+
+
+def test_the_policy_ends_with_its_scope() -> None:
+    before = keras.config.dtype_policy()
+
+    def fail() -> None:
+        with precision.policy_scope("mixed_bfloat16"):
+            assert keras.config.dtype_policy().name == "mixed_bfloat16"
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert keras.config.dtype_policy() == before

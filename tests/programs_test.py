@@ -1,0 +1,72 @@
+"""What holds for every program in `tools/`."""
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from fer_tfdata.train_config import TrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if path.stem != "__init__")
+
+
+def flags_of(program: str) -> flags.FlagValues:
+    values = flags.FlagValues()
+    importlib.import_module(f"tools.{program}").define_flags(values)
+    return values
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_is_complete_and_imports_no_tensorflow(program) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", f"tools.{program}", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in flags_of(program):
+        assert f"--{name}" in result.stdout or f"--[no]{name}" in result.stdout
+    assert "tensorflow" not in result.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_an_unknown_flag_is_refused_in_one_line(program) -> None:
+    command = [sys.executable, "-m", f"tools.{program}", "--no_such_flag=1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_all_programs_fit_into_one_process() -> None:
+    for program in PROGRAMS:
+        assert len(list(flags_of(program))) > 0
+
+
+def test_every_field_of_the_training_has_its_flag_with_its_default() -> None:
+    train = importlib.import_module("tools.train")
+    values = flags.FlagValues()
+    train.define_flags(values)
+    values(["train", "--data_dir=data", "--run_dir=run"])
+    assert train.config_from_flags(values) == TrainConfig(data_dir="data")
+    assert {field.name for field in dataclasses.fields(TrainConfig)} <= set(values)
+
+
+@pytest.mark.parametrize(
+    ("program", "names"),
+    [
+        ("make_tfrecords", "csv output_dir num_shards on_bad_row overwrite"),
+        ("train", "data_dir run_dir model epochs batch_size learning_rate precision seed resume"),
+        ("evaluate", "model data_dir split tta output_dir verify"),
+        ("predict", "model input output_dir format"),
+    ],
+)
+def test_the_flags_of_the_contract(program, names) -> None:
+    assert set(names.split()) <= set(flags_of(program))
+
+
+def test_every_program_has_its_console_command() -> None:
+    commands = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    for program in PROGRAMS:
+        name = program.replace("_", "-")
+        assert f"fer-{name} = fer_tfdata.tools.{program}:run" in commands

@@ -1,0 +1,24 @@
+import keras
+import pytest
+
+from fer_tfdata.errors import InputError
+from fer_tfdata.run_directory import find_model, load_model
+
+
+def test_a_run_and_its_file_are_the_same_model(trained_run) -> None:
+    file = trained_run / "model.keras"
+    assert find_model(trained_run) == find_model(file) == file
+    assert isinstance(load_model(trained_run), keras.Model)
+
+
+def test_what_is_no_model_is_said(tmp_path) -> None:
+    with pytest.raises(InputError, match="received nothing there"):
+        find_model(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"a directory without model\.keras"):
+        find_model(tmp_path)
+    (tmp_path / "notes.txt").write_text("no model")
+    with pytest.raises(InputError, match="received a file of another kind"):
+        find_model(tmp_path / "notes.txt")
+    (tmp_path / "broken.keras").write_text("no model")
+    with pytest.raises(InputError, match=r"broken\.keras: expected a Keras model file"):
+        load_model(tmp_path / "broken.keras")

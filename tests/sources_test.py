@@ -1,0 +1,535 @@
+import csv
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fer_tfdata import sources
+from fer_tfdata.errors import InputError
+from fer_tfdata.sources import BadRow, RawBatch, read_kaggle_csv
+
+ROOT = Path(__file__).resolve().parent.parent
+HEADER = "emotion,pixels,Usage"
+SPLIT_OF_USAGE = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
+
+
+def face(seed: int) -> npt.NDArray[np.uint8]:
+    """Pixels [2304] of one, two and three digits, with both ends of the range among them."""
+    pixels = np.random.default_rng(seed).integers(0, 256, 2304).astype(np.uint8)
+    pixels[::7] %= 10
+    pixels[::11] %= 100
+    pixels[[5, -1]] = 0
+    pixels[[6, -2]] = 255
+    return pixels
+
+
+def pixel_text(seed: int) -> str:
+    return " ".join(map(str, face(seed).tolist()))
+
+
+def fields(seed: int) -> dict[str, str]:
+    """A good row."""
+    usage = list(SPLIT_OF_USAGE)[seed % 3]
+    return {"emotion": str(seed % 7), "pixels": pixel_text(seed), "Usage": usage}
+
+
+def good_line(seed: int, header: str = HEADER) -> str:
+    values = {"id": f"face {seed}", "note": "größer", **fields(seed)}
+    return ",".join(values[name] for name in header.split(","))
+
+
+def csv_file(path: Path, lines: Sequence[str | bytes], header: str = HEADER) -> Path:
+    parts = [part.encode() if isinstance(part, str) else part for part in (header, *lines)]
+    path.write_bytes(b"".join(part + b"\n" for part in parts))
+    return path
+
+
+def read(path: Path, on_bad_row: sources.OnBadRow = "error") -> RawBatch:
+    """The whole file as one batch."""
+    batches = list(read_kaggle_csv(path, on_bad_row=on_bad_row))
+    for batch in batches:
+        count = len(batch.rows)
+        assert batch.images.shape == (count, 48, 48, 1)
+        assert batch.images.dtype == np.uint8
+        assert batch.labels.shape == (count,)
+        assert batch.labels.dtype == batch.rows.dtype == np.int64
+        assert len(batch.splits) == count
+    return RawBatch(
+        images=np.concatenate([batch.images for batch in batches]),
+        labels=np.concatenate([batch.labels for batch in batches]),
+        splits=[split for batch in batches for split in batch.splits],
+        rows=np.concatenate([batch.rows for batch in batches]),
+        bad_rows=[bad for batch in batches for bad in batch.bad_rows],
+    )
+
+
+def assert_rows(batch: RawBatch, seeds: Sequence[int], rows: Sequence[int] | None = None) -> None:
+    """The batch holds the good rows of `seeds`, in order."""
+    np.testing.assert_array_equal(
+        batch.images.reshape(-1, 2304), np.array([face(seed) for seed in seeds])
+    )
+    assert batch.labels.tolist() == [seed % 7 for seed in seeds]
+    assert list(batch.splits) == [list(SPLIT_OF_USAGE.values())[seed % 3] for seed in seeds]
+    assert batch.rows.tolist() == list(range(len(seeds)) if rows is None else rows)
+
+
+# What it takes.
+
+
+@pytest.mark.parametrize("order", itertools.permutations(HEADER.split(",")), ids=",".join)
+@pytest.mark.parametrize("extra", [(), ("id", "note")], ids=["", "extra columns"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_any_order_of_columns(tmp_path: Path, order: tuple[str, ...], extra: tuple, end: str):
+    header = ",".join((*extra[:1], *order, *extra[1:]))
+    path = tmp_path / "fer2013.csv"
+    lines = [header, *(good_line(seed, header) for seed in range(8))]
+    path.write_bytes("".join(line + end for line in lines).encode())
+    assert_rows(read(path), range(8))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "emotion, pixels, Usage",  # as some copies on Kaggle have it
+        " emotion ,\tpixels , Usage \r",
+        "\ufeffemotion,pixels,Usage",
+        "\ufeff emotion,pixels,Usage",
+        "Emotion,PIXELS,usage",
+    ],
+)
+def test_forms_of_the_header(tmp_path: Path, header: str):
+    path = csv_file(tmp_path / "fer2013.csv", [good_line(0), good_line(1)], header)
+    assert_rows(read(path), [0, 1])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_the_last_newline_may_be_missing(tmp_path: Path, end: str):
+    path = tmp_path / "fer2013.csv"
+    path.write_bytes(end.join([HEADER, good_line(0), good_line(1)]).encode())
+    assert_rows(read(path), [0, 1])
+
+
+def test_blank_lines_are_no_rows(tmp_path: Path):
+    lines = ["", good_line(0), "", "  \t", "\r", good_line(1), "", ""]
+    assert_rows(read(csv_file(tmp_path / "fer2013.csv", lines)), [0, 1])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"3","{}","Training"',
+        '3,"{}",Training',
+        " 3 , {} , Training ",
+        "3,  {}  ,Training\r",
+    ],
+    ids=["quoted", "pixels quoted", "blanks", "blanks and CR"],
+)
+def test_forms_of_a_row(tmp_path: Path, line: str):
+    lines = [good_line(0), line.format(pixel_text(3)), good_line(1)]
+    assert_rows(read(csv_file(tmp_path / "fer2013.csv", lines)), [0, 3, 1])
+
+
+@pytest.mark.parametrize("separator", ["  ", "\t", " \t "])
+def test_pixels_may_stand_apart(tmp_path: Path, separator: str):
+    line = f"3,{pixel_text(3).replace(' ', separator)},Training"
+    assert_rows(read(csv_file(tmp_path / "fer2013.csv", [line])), [3])
+
+
+def test_pixels_may_have_leading_zeros(tmp_path: Path):
+    padded = " ".join(f"{pixel:03d}" for pixel in face(3).tolist())
+    longer = " ".join(f"{pixel:05d}" for pixel in face(3).tolist())
+    lines = [f"3,{padded},Training", f"3,{longer},Training"]
+    assert_rows(read(csv_file(tmp_path / "fer2013.csv", lines)), [3, 3])
+
+
+def test_a_quoted_field_may_hold_commas(tmp_path: Path):
+    header = "note,emotion,pixels,Usage"
+    lines = [f'"a, b",{good_line(0)}', f'"",{good_line(1)}', f'"say ""hi""",{good_line(2)}']
+    assert_rows(read(csv_file(tmp_path / "fer2013.csv", lines, header)), [0, 1, 2])
+
+
+@pytest.mark.parametrize("block_bytes", [1, 7, 23, 100, 4096, 8000, 8500, 20_000])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_lines_may_straddle_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int, end: str
+):
+    monkeypatch.setattr(sources, "_BLOCK_BYTES", block_bytes)
+    path = tmp_path / "fer2013.csv"
+    lines = ["\ufeff" + HEADER, good_line(0), "", good_line(1), "3,1 2 3,Training", good_line(2)]
+    path.write_bytes(end.join(lines).encode())
+    batch = read(path, on_bad_row="skip")
+    assert_rows(batch, [0, 1, 2], rows=[0, 1, 3])
+    assert [(bad.row, bad.line) for bad in batch.bad_rows] == [(2, 5)]
+    with pytest.raises(InputError, match=r"fer2013\.csv, line 5: expected 2304 pixels, received 3"):
+        read(path)
+
+
+def test_a_pipe_may_deliver_the_header_in_pieces(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    program = """
+        import sys, time
+        with open(sys.argv[1], "wb", buffering=0) as pipe:
+            for piece in (b"emo", b"tion,pixels,Us", b"age\\n", *sys.stdin.buffer):
+                pipe.write(piece)
+                time.sleep(0.1)
+    """
+    writer = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), str(pipe)], stdin=subprocess.PIPE
+    )
+    assert writer.stdin is not None
+    writer.stdin.write(f"{good_line(0)}\n{good_line(1)}\n".encode())
+    writer.stdin.close()
+    try:
+        assert_rows(read(pipe), [0, 1])
+    finally:
+        writer.kill()
+        writer.wait()
+
+
+def test_drawn_faces_come_back_as_an_independent_parser_reads_them(demo_csv: Path):
+    with demo_csv.open(encoding="ascii", newline="") as file:
+        expected = list(csv.DictReader(file))
+    batch = read(demo_csv)
+    assert batch.bad_rows == []
+    assert len(expected) == len(batch.rows) == 140 + 35 + 35
+    for row, image, label, split, number in zip(
+        expected, batch.images, batch.labels, batch.splits, batch.rows, strict=True
+    ):
+        assert image.ravel().tolist() == [int(text) for text in row["pixels"].split(" ")]
+        assert label == int(row["emotion"])
+        assert split == SPLIT_OF_USAGE[row["Usage"]]
+        assert row is expected[number]
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path):
+    path = tmp_path / "large.csv"
+    block = b"".join(good_line(seed).encode() + b"\n" for seed in range(100))
+    with path.open("wb") as file:
+        file.write(HEADER.encode() + b"\n")
+        while file.tell() < 120_000_000:
+            file.write(block)
+    # Not ru_maxrss: a child inherits it from the process that started it.
+    program = """
+        import re, sys
+        from pathlib import Path
+        from fer_tfdata.sources import read_kaggle_csv
+
+        def peak_kib():
+            return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+        before = peak_kib()
+        rows = sum(len(batch.rows) for batch in read_kaggle_csv(Path(sys.argv[1])))
+        print(rows, peak_kib() - before)
+    """
+    size = path.stat().st_size
+    output = subprocess.check_output(
+        [sys.executable, "-c", textwrap.dedent(program), str(path)], cwd=ROOT, text=True
+    )
+    path.unlink()
+    rows, growth_kib = map(int, output.split())
+    assert rows == (size - len(HEADER) - 1) // len(block) * 100
+    assert growth_kib < 60_000
+
+
+# What it refuses.
+
+
+def without_last_number(text: str) -> str:
+    return text.rsplit(" ", 1)[0]
+
+
+def with_pixel(value: str) -> str:
+    numbers = pixel_text(1).split(" ")
+    numbers[1000] = value
+    return f"1,{' '.join(numbers)},PublicTest"
+
+
+PIXELS = "expected pixels that are whole numbers from 0 to 255, received "
+LABEL = "expected an emotion from 0 to 6, received "
+USAGE = "expected a Usage of Training, PublicTest, PrivateTest, received "
+
+BAD_LINES = {
+    "a pixel too few": (
+        f"1,{without_last_number(pixel_text(1))},PublicTest",
+        "expected 2304 pixels, received 2303",
+    ),
+    "a pixel too many": (f"1,{pixel_text(1)} 7,PublicTest", "expected 2304 pixels, received 2305"),
+    "no pixels": ("1,,PublicTest", "expected 2304 pixels, received 0"),
+    "256": (with_pixel("256"), f"{PIXELS}'256' as pixel 1000"),
+    "999": (with_pixel("999"), f"{PIXELS}'999' as pixel 1000"),
+    "1000": (with_pixel("1000"), f"{PIXELS}'1000' as pixel 1000"),
+    "a number of 5000 digits": (with_pixel("1" * 5000), f"{PIXELS}'{'1' * 40}...' as pixel 1000"),
+    "-1": (with_pixel("-1"), f"{PIXELS}'-1' as pixel 1000"),
+    "+1": (with_pixel("+1"), f"{PIXELS}'+1' as pixel 1000"),
+    "1_0": (with_pixel("1_0"), f"{PIXELS}'1_0' as pixel 1000"),
+    "x": (with_pixel("x"), f"{PIXELS}'x' as pixel 1000"),
+    "3.5": (with_pixel("3.5"), f"{PIXELS}'3.5' as pixel 1000"),
+    "0x1": (with_pixel("0x1"), f"{PIXELS}'0x1' as pixel 1000"),
+    "Arabic digit": (with_pixel("\u0663"), f"{PIXELS}'\\\\xd9\\\\xa3' as pixel 1000"),
+    "non-ASCII bytes": (with_pixel("?").encode().replace(b"?", b"\xff\xfe"), PIXELS),
+    "NUL": (with_pixel("\0"), f"{PIXELS}'\\x00' as pixel 1000"),
+    "label 7": (f"7,{pixel_text(1)},PublicTest", f"{LABEL}'7'"),
+    "label -1": (f"-1,{pixel_text(1)},PublicTest", f"{LABEL}'-1'"),
+    "label happy": (f"happy,{pixel_text(1)},PublicTest", f"{LABEL}'happy'"),
+    "label 3.0": (f"3.0,{pixel_text(1)},PublicTest", f"{LABEL}'3.0'"),
+    "no label": (f",{pixel_text(1)},PublicTest", f"{LABEL}''"),
+    "label of non-ASCII bytes": (b"\xe9," + pixel_text(1).encode() + b",PublicTest", LABEL),
+    "unknown usage": (f"1,{pixel_text(1)},Testing", f"{USAGE}'Testing'"),
+    "usage in lower case": (f"1,{pixel_text(1)},training", f"{USAGE}'training'"),
+    "no usage": (f"1,{pixel_text(1)},", f"{USAGE}''"),
+    "a field too few": (f"1,{pixel_text(1)}", "expected 3 fields, received 2"),
+    "a field too many": (f"{good_line(1)},more", "expected 3 fields, received 4"),
+    "two rows in a line": (f"{good_line(1)}\r{good_line(2)}", "expected a row of CSV"),
+    "another kind of line": ("<html>", "expected 3 fields, received 1"),
+    "an open quote": (f'1,"{pixel_text(1)},PublicTest', "expected a row of CSV"),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_LINES.values(), ids=BAD_LINES)
+def test_a_bad_row_is_an_error_that_says_where_and_what(
+    tmp_path: Path, line: str | bytes, message: str
+):
+    path = csv_file(tmp_path / "fer2013.csv", [good_line(0), "", line, good_line(2)])
+    with pytest.raises(InputError) as caught:
+        read(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}, line 4: {message}")
+    assert "received" in text
+    assert "--on_bad_row=skip" in text
+    assert len(text.splitlines()) == 1
+    assert len(text) < 500
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_LINES.values(), ids=BAD_LINES)
+def test_a_bad_row_may_be_left_out(tmp_path: Path, line: str | bytes, message: str):
+    path = csv_file(tmp_path / "fer2013.csv", [good_line(0), "", line, good_line(2)])
+    batch = read(path, on_bad_row="skip")
+    assert_rows(batch, [0, 2], rows=[0, 2])
+    (bad,) = batch.bad_rows
+    assert (bad.row, bad.line) == (1, 4)
+    assert bad.reason.startswith(message)
+
+
+def test_the_good_rows_keep_their_numbers(tmp_path: Path):
+    lines = [
+        "7,1,Training",
+        good_line(0),
+        "",
+        "x",
+        "x",
+        good_line(1),
+        good_line(2),
+        ",",
+    ]
+    batch = read(csv_file(tmp_path / "fer2013.csv", lines), on_bad_row="skip")
+    assert_rows(batch, [0, 1, 2], rows=[1, 4, 5])
+    assert [(bad.row, bad.line) for bad in batch.bad_rows] == [(0, 2), (2, 5), (3, 6), (6, 9)]
+
+
+def test_the_first_bad_row_is_the_one_reported(tmp_path: Path):
+    path = csv_file(tmp_path / "fer2013.csv", [good_line(0), good_line(1), "first", "second"])
+    with pytest.raises(InputError, match=r", line 4: "):
+        read(path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_a_line_number_is_right_far_down(tmp_path: Path, end: str):
+    block = "".join(good_line(seed) + end for seed in range(100))
+    path = tmp_path / "fer2013.csv"
+    path.write_bytes(f"{HEADER}{end}{block * 3}{end}bad{end}{block}".encode())
+    with pytest.raises(InputError, match=r", line 303: expected 3 fields, received 1"):
+        read(path)
+    batch = read(path, on_bad_row="skip")
+    assert batch.bad_rows == [BadRow(300, 303, "expected 3 fields, received 1")]
+    assert batch.rows.tolist() == [*range(300), *range(301, 401)]
+
+
+def test_a_file_may_be_cut_anywhere(tmp_path: Path):
+    whole = f"{HEADER}\n{good_line(0)}\n{good_line(1)}".encode()
+    last = whole.rindex(b"\n") + 1
+    path = tmp_path / "fer2013.csv"
+    for end in [*range(last + 1, last + 40), last + 4000, *range(len(whole) - 40, len(whole))]:
+        path.write_bytes(whole[:end])
+        with pytest.raises(InputError, match=r"fer2013\.csv, line 3: expected .*, received"):
+            read(path)
+        batch = read(path, on_bad_row="skip")
+        assert_rows(batch, [0])
+        assert [(bad.row, bad.line) for bad in batch.bad_rows] == [(1, 3)]
+
+
+def test_numbers_cannot_move_between_rows(tmp_path: Path):
+    short = f"0,{without_last_number(pixel_text(0))},Training"
+    long = f"1,{pixel_text(1)} 7,Training"
+    path = csv_file(tmp_path / "fer2013.csv", [short, long, good_line(2)])
+    batch = read(path, on_bad_row="skip")
+    assert_rows(batch, [2], rows=[2])
+    assert [bad.reason for bad in batch.bad_rows] == [
+        "expected 2304 pixels, received 2303",
+        "expected 2304 pixels, received 2305",
+    ]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "emotion,pixels",
+        "emotion,pixels,usage2",
+        "emotion,pixels,Usage,pixels",
+        "emotion,pixels,Usage,Emotion",
+        "emotion;pixels;Usage",
+        "",
+        "0,1 2 3,Training",
+    ],
+)
+def test_columns_that_are_missing_or_there_twice(tmp_path: Path, header: str):
+    path = csv_file(tmp_path / "fer2013.csv", [good_line(0)], header)
+    with pytest.raises(InputError) as caught:
+        read(path)
+    assert str(caught.value) == (
+        f"{path}, line 1: expected the columns emotion, pixels, Usage, each once, in any order; "
+        f"received: {', '.join(header.split(','))}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected a CSV with the columns emotion, pixels, Usage; it is empty"),
+        (HEADER.encode(), "expected rows below the header, received none"),
+        (HEADER.encode() + b"\r\n\r\n \n", "expected rows below the header, received none"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "expected the columns"),
+        (f"\ufeff{HEADER}\n".encode("utf-16-le"), "expected the columns"),
+        (bytes(3_000_000), "expected lines of at most 262144 bytes"),
+        (b"\n" * 100, "expected the columns"),
+        (HEADER.encode() + b"\n" + b"1" * 3_000_000, "expected lines of at most 262144 bytes"),
+    ],
+    ids=["empty", "header", "header and blanks", "PNG", "UTF-16", "zeros", "newlines", "long line"],
+)
+def test_another_kind_of_file(tmp_path: Path, content: bytes, message: str):
+    path = tmp_path / "fer2013.csv"
+    path.write_bytes(content)
+    for on_bad_row in ("error", "skip"):
+        with pytest.raises(InputError) as caught:
+            read(path, on_bad_row)
+        text = str(caught.value)
+        assert text.startswith(str(path))
+        assert message in text
+        assert len(text) < 500 + len(str(path))
+
+
+def test_random_bytes_are_never_anything_but_an_input_error(tmp_path: Path):
+    path = tmp_path / "fer2013.csv"
+    for seed in range(20):
+        path.write_bytes(np.random.default_rng(seed).bytes(50_000))
+        with pytest.raises(InputError, match=r"fer2013\.csv"):
+            read(path)
+
+
+def test_what_cannot_be_opened(tmp_path: Path):
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "absent.csv")
+    assert str(caught.value) == (
+        f"{tmp_path}/absent.csv: expected a readable CSV file, received: No such file or directory"
+    )
+    with pytest.raises(InputError, match="expected a readable CSV file, received: Is a directory"):
+        read(tmp_path)
+
+
+# The fast way and the careful one.
+
+
+def columns_of(header: str) -> sources._Columns:
+    return sources._find_columns(header.split(","), Path("header"))
+
+
+def assert_agree(lines: Sequence[bytes], header: str) -> None:
+    """What the fast way takes, the careful one takes too, and reads the same."""
+    columns = columns_of(header)
+    fast = sources._parse_fast(list(lines), columns, 5)
+    if fast is None:
+        return
+    careful = sources._parse_carefully(list(enumerate(lines, start=9)), columns, 5)
+    assert careful.bad_rows == []
+    for field in dataclasses.fields(RawBatch):
+        value, expected = getattr(fast, field.name), getattr(careful, field.name)
+        assert np.array_equal(value, expected), field.name
+        assert getattr(value, "dtype", None) == getattr(expected, "dtype", None), field.name
+
+
+HEADERS = [
+    HEADER,
+    "Usage,pixels,emotion",
+    "pixels,Usage,emotion",
+    "id,emotion,pixels,Usage",
+    "emotion,pixels,Usage,note",
+]
+TELLING_BYTES = list(b'0123456789 ,"\r\t\v\f\x1c\0-+._\\\xa0\xe9')
+
+
+@st.composite
+def mutated_lines(draw: st.DrawFn) -> tuple[bytes, str]:
+    """A good line with some bytes inserted, deleted or replaced, and its header."""
+    header = draw(st.sampled_from(HEADERS))
+    line = bytearray(good_line(draw(st.integers(0, 6)), header).encode())
+    for _ in range(draw(st.integers(0, 4))):
+        edges = [0, len(line), *(i for i, byte in enumerate(line) if byte == ord(","))]
+        near_an_edge = st.builds(
+            lambda edge, offset: min(max(edge + offset, 0), len(line)),  # noqa: B023
+            st.sampled_from(edges),
+            st.integers(-4, 4),
+        )
+        position = draw(near_an_edge | st.integers(0, len(line)))
+        kind = draw(st.sampled_from(["insert", "delete", "replace"]))
+        byte = draw(st.sampled_from(TELLING_BYTES) | st.integers(0, 255))
+        if byte == ord("\n"):  # ends a line, so that none has it
+            continue
+        if kind == "insert":
+            line.insert(position, byte)
+        elif kind == "delete":
+            del line[position : position + 1]
+        else:
+            line[position : position + 1] = bytes([byte])
+    return bytes(line), header
+
+
+@settings(max_examples=400, deadline=None)
+@given(mutated_lines())
+def test_the_fast_way_takes_nothing_that_the_careful_one_does_not(case: tuple[bytes, str]):
+    line, header = case
+    assert_agree([line], header)
+    # Between others, so that a number more here and one fewer there would show.
+    around = good_line(8, header).encode()
+    assert_agree([around, line, around], header)
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_the_fast_way_takes_a_good_line(header: str):
+    lines = [good_line(seed, header).encode() for seed in range(5)]
+    assert sources._parse_fast(lines, columns_of(header), 0) is not None
+    assert_agree(lines, header)
+
+
+@pytest.mark.parametrize("before", ["1,", ",PublicTest"])
+@pytest.mark.parametrize("blank", ["\r", "\t", "\v", "\f", "\x1c", " "])
+def test_the_two_ways_agree_on_blanks_at_a_field_s_edge(before: str, blank: str):
+    line = good_line(1)
+    position = line.index(before) + len(before) * before.endswith(",")
+    for where in (position, position + before.startswith(",")):
+        assert_agree([(line[:where] + blank + line[where:]).encode()], HEADER)
+
+
+@pytest.mark.parametrize("note", ['"', '"open', 'in "it"', '"done"', '"x" y'])
+def test_the_two_ways_agree_on_quotes_in_a_further_column(note: str):
+    assert_agree([f"{good_line(1)},{note}".encode()], "emotion,pixels,Usage,note")
+    assert_agree([f"{note},{good_line(1)}".encode()], "note,emotion,pixels,Usage")

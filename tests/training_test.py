@@ -1,0 +1,263 @@
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_tfdata import records, training
+from fer_tfdata.errors import InputError
+from fer_tfdata.run_directory import RunDirectory, load_model
+from fer_tfdata.train_config import TrainConfig
+
+
+@pytest.fixture
+def config(demo_data_dir: Path) -> TrainConfig:
+    return TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=70, precision="float32")
+
+
+def history(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def last_weights(run_dir: Path, config: TrainConfig) -> list[np.ndarray]:
+    model = training.build_training_model(config, "float32")
+    model.load_weights(run_dir / "checkpoints" / "last.weights.h5")
+    return model.get_weights()
+
+
+def test_the_defaults_are_those_of_seed_cnn() -> None:
+    config = TrainConfig(data_dir="data")
+    assert (config.model, config.epochs, config.batch_size) == ("seed_cnn", 15, 64)
+    assert (config.learning_rate, config.precision) == (5e-4, "auto")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "resnet"}, "model: expected one of seed_cnn, received 'resnet'"),
+        ({"precision": "int8"}, "precision: expected one of auto"),
+        ({"epochs": 0}, "epochs: expected more than 0, received 0"),
+        ({"batch_size": -1}, "batch_size: expected more than 0"),
+        ({"learning_rate": float("nan")}, "learning_rate: expected more than 0"),
+        ({"seed": -1}, "seed: expected 0 to 2147483647"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(change, message) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainConfig(data_dir="data", **change)
+
+
+def test_a_run_leaves_what_the_contract_names(trained_run: Path, demo_data_dir: Path) -> None:
+    run = RunDirectory(trained_run)
+    assert {path.name for path in trained_run.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "environment.json",
+        "figures",
+        "history.csv",
+        "metrics.json",
+        "model.keras",
+        "tensorboard",
+    }
+    assert json.loads(run.config.read_text())["epochs"] == 2
+    environment = json.loads(run.environment.read_text())
+    manifest_sha256 = records.open_split(demo_data_dir, "train").manifest_sha256
+    assert environment["manifest_sha256"] == manifest_sha256
+    assert environment["versions"]["keras"] == keras.__version__
+    assert {path.name for path in run.checkpoints.iterdir()} == {
+        "best.weights.h5",
+        "last.weights.h5",
+    }
+    assert [row["epoch"] for row in history(trained_run)] == ["0", "1"]
+    for name in ("learning_curves.png", "confusion_matrix.png", "model.png"):
+        with Image.open(run.figures / name) as picture:
+            assert min(picture.size) > 300
+    assert list(run.tensorboard.glob("train/events.out.tfevents.*"))
+    assert list(run.tensorboard.glob("validation/events.out.tfevents.*"))
+
+
+def test_the_metrics_are_those_of_the_best_epoch_s_model(trained_run: Path) -> None:
+    metrics = json.loads(RunDirectory(trained_run).metrics.read_text())
+    best = max(float(row["val_accuracy"]) for row in history(trained_run))
+    assert metrics["split"] == "validation"
+    assert metrics["accuracy"] == pytest.approx(best)
+
+
+def test_the_model_is_plain_keras_in_float32(trained_run: Path) -> None:
+    code = (
+        "import sys, keras; model = keras.models.load_model(sys.argv[1]);"
+        "assert not any(name.startswith('fer_tfdata') for name in sys.modules);"
+        "assert {layer.compute_dtype for layer in model.layers[1:]} == {'float32'};"
+        "print(model.count_params())"
+    )
+    command = [sys.executable, "-c", code, str(trained_run / "model.keras")]
+    output = subprocess.check_output(command, text=True, cwd=trained_run)
+    assert output.strip() == "4478727"
+
+
+def test_training_learns_the_drawn_faces(demo_data_dir: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=6, batch_size=28, precision="float32")
+    training.train(config, tmp_path / "run")
+    rows = history(tmp_path / "run")
+    assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
+    assert float(rows[-1]["accuracy"]) > 0.4
+
+
+def test_a_run_directory_in_use_is_refused(config, trained_run, tmp_path) -> None:
+    with pytest.raises(InputError, match="holds a run already; continue it with --resume"):
+        training.train(config, trained_run)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="expected an empty or no directory"):
+        training.train(config, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_is_continued_with_the_flags_it_was_started_with(trained_run, demo_data_dir) -> None:
+    config = TrainConfig(
+        data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32", seed=1
+    )
+    with pytest.raises(InputError, match=r"started with seed 0 \(now 1\)"):
+        training.train(config, trained_run, resume=True)
+
+
+def test_a_complete_run_is_left_as_it_is(trained_run, demo_data_dir) -> None:
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
+    before = (trained_run / "model.keras").stat().st_mtime_ns
+    metrics = training.train(config, trained_run, resume=True)
+    assert metrics == json.loads((trained_run / "metrics.json").read_text())
+    assert (trained_run / "model.keras").stat().st_mtime_ns == before
+
+
+def test_a_run_is_not_continued_on_other_data(config, tmp_path) -> None:
+    data_dir = tmp_path / "data"
+    shutil.copytree(config.data_dir, data_dir)
+    config = dataclasses.replace(config, data_dir=str(data_dir), epochs=1)
+    training.train(config, tmp_path / "run")
+    manifest = data_dir / "fer2013" / "1.0.0" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.raises(InputError, match="started on other data"):
+        training.train(config, tmp_path / "run", resume=True)
+
+
+def test_a_damaged_shard_is_named(config, tmp_path) -> None:
+    data_dir = tmp_path / "data"
+    shutil.copytree(config.data_dir, data_dir)
+    (shard,) = (data_dir / "fer2013" / "1.0.0").glob("fer2013-validation.tfrecord-*")
+    content = bytearray(shard.read_bytes())
+    content[5000] ^= 1
+    shard.write_bytes(content)
+    config = dataclasses.replace(config, data_dir=str(data_dir))
+    with pytest.raises(InputError, match=shard.name):
+        training.train(config, tmp_path / "verified", verify=True)
+    assert not (tmp_path / "verified").exists()
+    with pytest.raises(InputError, match=shard.name):
+        training.train(config, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step(config, tmp_path) -> None:
+    config = dataclasses.replace(config, learning_rate=1e30)
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) from step 1 on \(epoch 1\)"):
+        training.train(config, tmp_path / "run")
+
+
+class _InterruptionError(Exception):
+    pass
+
+
+class _Interrupt(keras.callbacks.Callback):
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self._epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None) -> None:
+        if epoch == self._epoch:
+            raise _InterruptionError
+
+
+def interrupted(config: TrainConfig, run_dir: Path, epoch: int, monkeypatch) -> None:
+    """Runs a training that ends as if killed when the epoch, counted from 0, begins."""
+    callbacks = training._callbacks
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_callbacks", lambda *args: [*callbacks(*args), _Interrupt(epoch)])
+        with pytest.raises(_InterruptionError):
+            training.train(config, run_dir)
+
+
+def test_an_interrupted_run_ends_as_one_that_ran_through(config, tmp_path, monkeypatch) -> None:
+    config = dataclasses.replace(config, epochs=3)
+    training.train(config, tmp_path / "whole")
+    interrupted(config, tmp_path / "parts", 2, monkeypatch)
+    # What a kill between the history's row and the backup leaves, and one amid the JSON.
+    with (tmp_path / "parts" / "history.csv").open("a") as file:
+        file.write("2,0.1,0.2,0.3,0.4,0.5,0.6\n3,0.1,0.")
+    (tmp_path / "parts" / "checkpoints" / "backup" / "training_metadata.json").write_text('{"ep')
+    metrics = training.train(config, tmp_path / "parts", resume=True)
+
+    whole, parts = history(tmp_path / "whole"), history(tmp_path / "parts")
+    assert [row["epoch"] for row in parts] == ["0", "1", "2"]
+    for row, other in zip(whole, parts, strict=True):
+        for key in ("loss", "val_loss", "learning_rate"):
+            assert float(row[key]) == pytest.approx(float(other[key]), rel=1e-4)
+    for weight, other in zip(
+        last_weights(tmp_path / "whole", config),
+        last_weights(tmp_path / "parts", config),
+        strict=True,
+    ):
+        np.testing.assert_allclose(weight, other, rtol=1e-3, atol=1e-4)
+    assert metrics["examples"] == 35
+    assert not (tmp_path / "parts" / "checkpoints" / "backup").exists()
+
+
+def test_a_damaged_backup_is_said(config, tmp_path, monkeypatch) -> None:
+    interrupted(config, tmp_path / "run", 1, monkeypatch)
+    backup = tmp_path / "run" / "checkpoints" / "backup" / "latest.weights.h5"
+    backup.write_bytes(backup.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"latest\.weights\.h5"):
+        training.train(config, tmp_path / "run", resume=True)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_nothing_that_was_complete(demo_data_dir, tmp_path) -> None:
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=8, batch_size=28, precision="float32")
+    run_dir = tmp_path / "run"
+    command = [sys.executable, "-m", "tools.train", "--resume", f"--run_dir={run_dir}"]
+    command += [f"--{f.name}={getattr(config, f.name)}" for f in dataclasses.fields(config)]
+    root = Path(__file__).resolve().parent.parent
+    rng = np.random.default_rng(0)
+    completed = 0
+    for _ in range(6):
+        process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 12 + rng.uniform(0, 8)
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+        if process.poll() is not None:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        rows = training._read_history(run_dir / "history.csv") if run_dir.exists() else []
+        assert len(rows) >= completed
+        completed = len(rows)
+        if (run_dir / "checkpoints" / "best.weights.h5").exists():
+            training.build_training_model(config, "float32").load_weights(
+                run_dir / "checkpoints" / "best.weights.h5"
+            )
+    subprocess.run(command, cwd=root, check=True)
+    assert [row["epoch"] for row in history(run_dir)] == [str(n) for n in range(8)]
+
+    training.train(config, tmp_path / "whole")
+    for weight, other in zip(
+        last_weights(run_dir, config), last_weights(tmp_path / "whole", config), strict=True
+    ):
+        np.testing.assert_allclose(weight, other, rtol=1e-2, atol=1e-3)
+    assert load_model(run_dir).count_params() == 4_478_727
