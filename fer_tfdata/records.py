@@ -7,6 +7,7 @@ absent.
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -236,6 +237,15 @@ def choose_num_shards(num_bytes: int) -> int:
     return count
 
 
+@contextlib.contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Turns TensorFlow's errors, such as a full disk's, into the system's."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(errno.EIO, f"cannot be written: {error.message}", str(path)) from error
+
+
 class _Spool:
     """The records of one split in one file, to be cut into shards when their number is known.
 
@@ -250,7 +260,8 @@ class _Spool:
         self._labels: Counter[int] = Counter()
 
     def write(self, serialized: bytes, label: int) -> None:
-        self._writer.write(serialized)
+        with _system_errors(self._path):
+            self._writer.write(serialized)
         self._sizes.append(len(serialized) + _FRAME_BYTES)
         self._labels[label] += 1
 
@@ -258,7 +269,8 @@ class _Spool:
         return {name: self._labels[label] for label, name in enumerate(EXPRESSIONS)}
 
     def close(self) -> None:
-        self._writer.close()
+        with _system_errors(self._path):
+            self._writer.close()
 
     def cut(self, num_shards: int) -> list[Shard]:
         """Cuts the spool into shards in the order of writing, and removes it."""
@@ -357,8 +369,14 @@ def _exclusive_directory(final: Path) -> Iterator[tuple[Path, Any]]:
     can be told from one that is being written.
     """
     work = final.with_name(f".{final.name}.incomplete")
-    work.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(work, os.O_RDONLY)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(work, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(
+            f"{work.parent}: expected a directory that can be written to, received: "
+            f"{error.strerror}"
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -376,17 +394,21 @@ def _exclusive_directory(final: Path) -> Iterator[tuple[Path, Any]]:
                 replaced.rename(final)
         _clear(work)
 
+        published = False
+
         def publish() -> None:
+            nonlocal published
             if final.exists():
                 final.rename(replaced)
             work.rename(final)
+            published = True
             atomic.sync(final.parent)
             shutil.rmtree(replaced, ignore_errors=True)
 
         try:
             yield work, publish
         finally:
-            if work.exists():
+            if not published:
                 shutil.rmtree(work)
     finally:
         os.close(descriptor)
@@ -403,7 +425,7 @@ def _clear(directory: Path) -> None:
 @contextlib.contextmanager
 def _removing_empty_parents(final: Path) -> Iterator[None]:
     """Removes, if the block fails, the directories above `final` that it made."""
-    made = [parent for parent in (final.parent, final.parent.parent) if not parent.exists()]
+    made = [parent for parent in final.parents if not parent.exists()]
     try:
         yield
     except BaseException:
@@ -421,7 +443,7 @@ def _check_replaceable(final: Path, overwrite: bool) -> None:
     try:
         manifest = _load_manifest(final)
         ours = {shard["file"] for split in manifest["splits"].values() for shard in split["shards"]}
-    except (InputError, KeyError, TypeError):
+    except (InputError, AttributeError, KeyError, TypeError):
         raise InputError(
             f"{final}: expected a directory that this program wrote, received one without its "
             f"{MANIFEST}; --overwrite leaves such a directory alone"
@@ -453,25 +475,34 @@ def open_split(data_dir: Path, name: str, *, verify: bool = False) -> Split:
     """
     directory = data_dir / NAME / VERSION
     manifest = _load_manifest(directory)
-    if name not in manifest["splits"]:
+    try:
+        split = _split_from_manifest(directory, manifest, name)
+        _check_shards(split)
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
-            f"{directory}: expected a split {name!r}, received a data set with "
-            f"{', '.join(manifest['splits'])}"
-        )
-    entry = manifest["splits"][name]
-    split = Split(
-        directory=directory,
-        name=name,
-        examples=entry["examples"],
-        per_expression=entry["per_expression"],
-        shards=[Shard(**shard) for shard in entry["shards"]],
-        leaked_rows=frozenset(manifest["audit"]["leaked_rows"].get(name, [])),
-        manifest_sha256=sha256_of(directory / MANIFEST),
-    )
-    _check_shards(split)
+            f"{directory / MANIFEST}: the manifest is damaged; remove the directory and convert "
+            "the source again"
+        ) from error
     if verify:
         verify_checksums(split)
     return split
+
+
+def _split_from_manifest(directory: Path, manifest: Mapping[str, Any], name: str) -> Split:
+    splits = manifest["splits"]
+    if name not in splits:
+        raise InputError(
+            f"{directory}: expected a split {name!r}, received a data set with {', '.join(splits)}"
+        )
+    return Split(
+        directory=directory,
+        name=name,
+        examples=splits[name]["examples"],
+        per_expression=splits[name]["per_expression"],
+        shards=[Shard(**shard) for shard in splits[name]["shards"]],
+        leaked_rows=frozenset(manifest["audit"]["leaked_rows"].get(name, [])),
+        manifest_sha256=sha256_of(directory / MANIFEST),
+    )
 
 
 def load_split(split: Split) -> dict[str, npt.NDArray[Any]]:
@@ -503,6 +534,8 @@ def load_split(split: Split) -> dict[str, npt.NDArray[Any]]:
                 position += count
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
             raise InputError(_damaged(path)) from error
+        except tf.errors.NotFoundError as error:
+            raise InputError(f"{path}: the shard has vanished while it was read") from error
         if position != end:
             received = shard.records - (end - position)
             raise InputError(f"{path}: expected {shard.records} records, received {received}")

@@ -153,7 +153,8 @@ def _blocks_of_lines(file: BinaryIO, path: Path) -> Iterator[list[bytes]]:
                 f"{path}: expected lines of at most {_LONGEST_LINE} bytes, received a longer one. "
                 "Is this the CSV itself?"
             )
-        yield lines
+        if lines:
+            yield lines
     if rest:
         yield [rest]
 
@@ -164,7 +165,11 @@ def _split_header(lines: list[bytes], path: Path) -> tuple[list[str], list[bytes
             f"{path}: expected a CSV with the columns {', '.join(COLUMNS)}; it is empty"
         )
     text = lines[0].decode("utf-8-sig", errors="replace")
-    return [name.strip() for name in text.split(",")], lines[1:]
+    try:
+        names = next(csv.reader([text]), [])
+    except csv.Error:
+        names = [text]  # which the error about the columns then shows
+    return [name.strip() for name in names], lines[1:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,17 +206,20 @@ def _parse(block: _Block, columns: _Columns) -> RawBatch:
 
 def _parse_fast(block: _Block, columns: _Columns) -> RawBatch | None:
     labels, splits, texts = [], [], []
-    for line in block.texts:
+    for text in block.texts:
+        line = text.removesuffix(b"\r")
+        if b'"' in line or b"\r" in line:
+            return None
         fields = line.split(b",")
         if len(fields) != columns.count:
             return None
         label = _LABEL_OF_BYTES.get(fields[columns.emotion])
-        split = _SPLIT_OF_USAGE_BYTES.get(fields[columns.usage].strip())
+        split = _SPLIT_OF_USAGE_BYTES.get(fields[columns.usage].strip(b" "))
         if label is None or split is None:
             return None
         labels.append(label)
         splits.append(split)
-        texts.append(fields[columns.pixels].strip())
+        texts.append(fields[columns.pixels].strip(b" "))
     pixels = _parse_numbers(texts)
     if pixels is None:
         return None

@@ -52,9 +52,14 @@ def test_a_failing_block_leaves_the_old_file(
     path = tmp_path / "history.csv"
     if old is not None:
         path.write_text(old, encoding="utf-8")
-    with pytest.raises(error), atomic.replacing(path) as temporary:
-        temporary.write_text("half of the n", encoding="utf-8")
-        raise error
+
+    def write_half() -> None:
+        with atomic.replacing(path) as temporary:
+            temporary.write_text("half of the n", encoding="utf-8")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     if old is None:
         assert names(tmp_path) == []
     else:

@@ -113,7 +113,7 @@ def test_rows_keep_the_numbers_of_the_source():
 
 
 def test_the_arguments_must_have_one_length():
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         Auditor().add(faces(1, 2), np.array([0]), ["train"] * 2, np.array([0, 1]))
 
 

@@ -26,8 +26,6 @@ def demo_data_dir(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def trained_run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run of two epochs on the drawn faces; for reading only."""
-    from fer_tfdata import records  # here, since it imports TensorFlow
-
     from fer_tfdata import training
     from fer_tfdata.train_config import TrainConfig
 

@@ -1,6 +1,8 @@
 import csv
 import json
 import math
+import os
+import resource
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -162,7 +164,7 @@ def test_what_is_serialized_is_parsed(examples: list[tuple[int, int, int]]):
         for _, _, seed in examples
     ]
     serialized = [
-        records.serialize(image, label, row)
+        records.Serializer().serialize(image, label, row)
         for image, (label, row, _) in zip(images, examples, strict=True)
     ]
     parsed = records.parse_batch(tf.constant(serialized))
@@ -176,7 +178,8 @@ def test_what_is_serialized_is_parsed(examples: list[tuple[int, int, int]]):
 
 def test_parsing_works_within_a_dataset():
     images = np.arange(3 * 2304, dtype=np.int64).reshape(3, 48, 48, 1).astype(np.uint8)
-    serialized = [records.serialize(image, 2, row) for row, image in enumerate(images)]
+    serializer = records.Serializer()
+    serialized = [serializer.serialize(image, 2, row) for row, image in enumerate(images)]
     dataset = tf.data.Dataset.from_tensor_slices(serialized).batch(3).map(records.parse_batch)
     assert dataset.element_spec["image"].shape.as_list() == [None, 48, 48, 1]
     (features,) = dataset.as_numpy_iterator()
@@ -185,7 +188,7 @@ def test_parsing_works_within_a_dataset():
 
 def test_an_example_has_the_documented_form():
     image = np.arange(2304, dtype=np.int64).reshape(48, 48, 1).astype(np.uint8)
-    example = tf.train.Example.FromString(records.serialize(image, 5, 17))
+    example = tf.train.Example.FromString(records.Serializer().serialize(image, 5, 17))
     features = example.features.feature
     assert set(features) == {"image", "label", "row"}
     assert list(features["image"].bytes_list.value) == [image.tobytes()]
@@ -228,12 +231,9 @@ def test_any_number_of_shards(tmp_path: Path, source: Path, num_shards: int):
         assert lengths == records.balanced_lengths(examples, count)
         for file, length in zip(split.files, lengths, strict=True):
             assert sum(1 for _ in tf.data.TFRecordDataset(file)) == length
+    shards = (records.open_split(tmp_path / "data", name).files for name in SPLITS)
     assert set(contents(report.directory)) == {
-        *(
-            Path(file).name
-            for name in SPLITS
-            for file in records.open_split(tmp_path / "data", name).files
-        ),
+        *(Path(file).name for files in shards for file in files),
         "manifest.json",
         "dataset_info.json",
         "features.json",
@@ -261,18 +261,11 @@ def test_the_same_source_gives_the_same_bytes(
 
 
 def test_directories_are_readable_as_any_other(demo_data_dir: Path):
-    plain = demo_data_dir / "fer2013"
-    for path in plain.rglob("*"):
-        expected = 0o755 if path.is_dir() else 0o644
-        assert path.stat().st_mode & 0o777 == expected & ~umask()
-
-
-def umask() -> int:
-    import os
-
-    value = os.umask(0o022)
-    os.umask(value)
-    return value
+    umask = os.umask(0o022)
+    os.umask(umask)
+    for path in (demo_data_dir / "fer2013").rglob("*"):
+        expected = 0o777 if path.is_dir() else 0o666
+        assert path.stat().st_mode & 0o777 == expected & ~umask
 
 
 # TensorFlow Datasets.
@@ -476,7 +469,7 @@ def test_a_file_where_the_directory_should_be(tmp_path: Path, source: Path, over
 def test_a_file_where_a_parent_should_be(tmp_path: Path, source: Path, file: str):
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_text("mine")
-    with pytest.raises(InputError, match=str(tmp_path / "data")):
+    with pytest.raises((InputError, OSError), match=str(tmp_path / "data")):
         records.write_dataset(mixed_batches(), tmp_path / "data", source=source)
     assert (tmp_path / file).read_text() == "mine"
 
@@ -542,6 +535,20 @@ def test_rows_that_are_all_bad(tmp_path: Path):
             read_kaggle_csv(path, on_bad_row="skip"), tmp_path / "data", source=path
         )
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("limit", [1_000, 12_000])
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing_behind(
+    tmp_path: Path, source: Path, limit: int
+):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises((InputError, OSError)):  # the programs print both as one line
+            records.write_dataset(mixed_batches(), tmp_path / "data", source=source)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == [source]
 
 
 @pytest.mark.parametrize("num_shards", [-1, 100_000])

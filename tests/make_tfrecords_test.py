@@ -1,0 +1,306 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+
+from fer_tfdata import records
+from fer_tfdata.expressions import SPLITS
+from fer_tfdata.sources import RawBatch, read_kaggle_csv
+from tools import make_tfrecords
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = [sys.executable, "-m", "tools.make_tfrecords"]
+
+
+def run_program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def convert(csv: Path, data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_program(f"--csv={csv}", f"--output_dir={data_dir}", *arguments)
+
+
+def assert_refused(process: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """One line on stderr, with each of the parts, and exit code 2."""
+    assert process.returncode == 2, process.stderr
+    assert process.stdout == ""
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("make_tfrecords.py: ")
+    for part in parts:
+        assert part in line
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+# What it prints.
+
+
+def test_a_conversion_reports_and_is_not_repeated(
+    demo_csv: Path, demo_data_dir: Path, tmp_path: Path
+):
+    data_dir = tmp_path / "deep" / "data"
+    process = convert(demo_csv, data_dir)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    lines = process.stdout.splitlines()
+    assert lines[0] == f"{data_dir}/fer2013/1.0.0"
+    assert lines[1] == (
+        "  train: 140 images in 1 shards (angry 20, disgust 20, fear 20, happy 20, sad 20, "
+        "surprise 20, neutral 20)"
+    )
+    assert lines[2] == "    0 repeat an earlier image of the split"
+    assert lines[3].startswith("  validation: 35 images in 1 shards (angry 5, ")
+    assert lines[4] == "    0 repeat an earlier image of the split, 0 also stand in train"
+    assert lines[5].startswith("  test: 35 images in 1 shards (angry 5, ")
+    assert lines[7:] == ["  0 images stand there with more than one label"]
+    # Another process, the same bytes.
+    before = contents(data_dir)
+    assert before == contents(demo_data_dir)
+
+    assert_refused(convert(demo_csv, data_dir), "1.0.0: exists already", "--overwrite")
+    assert contents(data_dir) == before
+
+
+def test_a_bad_row_is_one_line_and_leaves_nothing(demo_csv: Path, tmp_path: Path):
+    csv = tmp_path / "bad.csv"
+    csv.write_bytes(demo_csv.read_bytes() + b"3,1 2 3,Training\n")
+    assert_refused(
+        convert(csv, tmp_path / "data"),
+        f"{csv}, line 212: expected 2304 pixels, received 3. ",
+        "--on_bad_row=skip",
+    )
+    assert list(tmp_path.iterdir()) == [csv]
+
+
+def test_bad_rows_are_left_out_and_listed(demo_csv: Path, tmp_path: Path):
+    header, *lines = demo_csv.read_text(encoding="ascii").splitlines()
+    csv = tmp_path / "bad.csv"
+    bad = ["9" + line[1:] for line in lines[:12]]
+    csv.write_text("\n".join([header, *bad, lines[0], *lines[12:], lines[5]]), encoding="ascii")
+    process = convert(csv, tmp_path / "data", "--on_bad_row=skip", "--num_shards=4")
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    output = process.stdout.splitlines()
+    assert output[1].startswith("  train: 130 images in 4 shards (")
+    position = output.index("  12 rows were left out:")
+    assert output[position + 1 :] == [
+        *(
+            f"    line {line}: expected an emotion from 0 to 6, received '9'"
+            for line in range(2, 12)
+        ),
+        f"    ... all of them in {tmp_path}/data/fer2013/1.0.0/manifest.json",
+    ]
+    manifest = json.loads((tmp_path / "data/fer2013/1.0.0/manifest.json").read_bytes())
+    assert [(bad["row"], bad["line"]) for bad in manifest["rows_skipped"]] == [
+        (row, row + 2) for row in range(12)
+    ]
+    rows = records.load_split(records.open_split(tmp_path / "data", "train"))["row"]
+    assert rows.min() == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--csv=a.csv", "--output_dir=data", "--frobnicate"], ["frobnicate"]),
+        (["--csv=a.csv", "--output_dir=data", "data"], ["unknown argument 'data'", "--help"]),
+        (["--csv=a.csv"], ["--output_dir"]),
+        (["--output_dir=data"], ["--csv"]),
+        ([], ["--csv"]),
+        (["--csv=a.csv", "--output_dir=data", "--num_shards=many"], ["num_shards", "many"]),
+        (["--csv=a.csv", "--output_dir=data", "--on_bad_row=mend"], ["on_bad_row", "error|skip"]),
+        (["--csv"], ["csv"]),
+    ],
+    ids=["unknown", "positional", "no output", "no csv", "none", "number", "enum", "no value"],
+)
+def test_wrong_arguments_are_one_line(tmp_path: Path, arguments: list[str], parts: list[str]):
+    process = subprocess.run(
+        [*PROGRAM, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert_refused(process, *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--csv=a.csv", "-h"]])
+def test_help_lists_every_flag(arguments: list[str]):
+    process = run_program(*arguments)
+    assert process.returncode == 0
+    assert process.stderr == ""
+    assert process.stdout.startswith("Converts FER2013's CSV into sharded TFRecords")
+    values = flags.FlagValues()
+    make_tfrecords.define_flags(values)
+    names = set(values)
+    assert names >= {"csv", "output_dir", "num_shards", "on_bad_row", "overwrite"}
+    listed = {
+        line.strip().removeprefix("--").removeprefix("[no]").split("=")[0]
+        for line in process.stdout.splitlines()
+        if line.startswith("  --")
+    }
+    assert listed == names
+    assert "--on_bad_row=<error|skip>" in process.stdout
+
+
+# Interruptions.
+
+
+@pytest.fixture(scope="module")
+def large_csv(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The demo rows twenty times over: a second or two of writing."""
+    header, rows = demo_csv.read_bytes().split(b"\n", 1)
+    directory = tmp_path_factory.mktemp("large")
+    path = directory / "fer2013.csv"
+    path.write_bytes(header + b"\n" + rows * 20)
+    yield path
+    shutil.rmtree(directory)
+
+
+class Conversion:
+    """A program at work, to be stopped at a chosen point."""
+
+    def __init__(self, csv: Path, data_dir: Path, *arguments: str) -> None:
+        self.directory = data_dir / "fer2013" / "1.0.0"
+        self.work = data_dir / "fer2013" / ".1.0.0.incomplete"
+        self.process = subprocess.Popen(
+            [*PROGRAM, f"--csv={csv}", f"--output_dir={data_dir}", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        """Returns when the point is reached, or the program has ended before."""
+        deadline = time.monotonic() + 300
+        while not reached() and self.process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
+
+    def stop(self, number: signal.Signals = signal.SIGKILL) -> str:
+        """Sends the signal, and returns what was on stderr."""
+        self.process.send_signal(number)
+        return self.process.communicate()[1]
+
+
+def assert_complete(data_dir: Path, csv: Path) -> None:
+    """Every shard has its checksum, and the splits hold the rows of the CSV."""
+    rows = np.concatenate(
+        [
+            records.load_split(records.open_split(data_dir, name, verify=True))["row"]
+            for name in SPLITS
+        ]
+    )
+    assert sorted(rows.tolist()) == list(range(csv.read_bytes().count(b"\n") - 1))
+
+
+def assert_absent_or_complete(data_dir: Path, csv: Path) -> None:
+    if (data_dir / "fer2013" / "1.0.0").exists():
+        assert_complete(data_dir, csv)
+
+
+def test_a_killed_conversion_leaves_nothing_in_the_way(large_csv: Path, tmp_path: Path):
+    data_dir = tmp_path / "data"
+    conversion = Conversion(large_csv, data_dir)
+    conversion.wait_until(lambda: any(conversion.work.glob("*.spool")))
+    conversion.stop()
+    assert conversion.process.returncode == -signal.SIGKILL
+    assert not conversion.directory.exists()
+    assert conversion.work.exists()
+
+    records.write_dataset(read_kaggle_csv(large_csv), data_dir, source=large_csv)
+    assert_complete(data_dir, large_csv)
+    assert [path.name for path in conversion.directory.parent.iterdir()] == ["1.0.0"]
+
+
+def test_an_interrupt_is_one_line_and_leaves_nothing(large_csv: Path, tmp_path: Path):
+    conversion = Conversion(large_csv, tmp_path / "data")
+    conversion.wait_until(lambda: any(conversion.work.glob("*.spool")))
+    assert conversion.stop(signal.SIGINT) == "interrupted\n"
+    assert conversion.process.returncode == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_second_program_is_refused(demo_csv: Path, tmp_path: Path):
+    def batches() -> Iterator[RawBatch]:
+        yield from read_kaggle_csv(demo_csv)
+        assert_refused(convert(demo_csv, tmp_path, "--overwrite"), "another process is writing it")
+
+    records.write_dataset(batches(), tmp_path, source=demo_csv)
+    assert_complete(tmp_path, demo_csv)
+
+
+POINTS: dict[str, Callable[[Conversion], bool]] = {
+    "the directory": lambda conversion: conversion.work.exists(),
+    "a spool": lambda conversion: any(conversion.work.glob("*.spool")),
+    "the last spool": lambda conversion: (conversion.work / "test.spool").exists(),
+    "a shard": lambda conversion: any(conversion.work.glob("*.tfrecord-*")),
+    "the last shard": lambda conversion: any(conversion.work.glob("*-test.tfrecord-*")),
+    "TFDS metadata": lambda conversion: (conversion.work / "features.json").exists(),
+    "the manifest": lambda conversion: (conversion.work / "manifest.json").exists(),
+    "the final directory": lambda conversion: conversion.directory.exists(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_at_any_stage(large_csv: Path, tmp_path: Path, point: str):
+    conversion = Conversion(large_csv, tmp_path, "--num_shards=3")
+    conversion.wait_until(lambda: POINTS[point](conversion))
+    conversion.stop()
+    assert_absent_or_complete(tmp_path, large_csv)
+    process = convert(large_csv, tmp_path, "--overwrite")
+    assert process.returncode == 0, process.stderr
+    assert_complete(tmp_path, large_csv)
+    assert [path.name for path in conversion.directory.parent.iterdir()] == ["1.0.0"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_kills_at_random_moments(large_csv: Path, tmp_path: Path, overwrite: bool):
+    """Each conversion starts from what the one killed before it left."""
+    started = Conversion(large_csv, tmp_path / "measured")
+    started.wait_until(started.work.exists)
+    begin = time.monotonic()
+    started.process.communicate()
+    assert started.process.returncode == 0
+    seconds = time.monotonic() - begin
+
+    data_dir = tmp_path / "data"
+    if overwrite:
+        records.write_dataset(read_kaggle_csv(large_csv), data_dir, source=large_csv)
+    for delay in np.random.default_rng(0).uniform(0, 1.1 * seconds, 15):
+        conversion = Conversion(large_csv, data_dir, *["--overwrite"] * overwrite)
+        conversion.wait_until(conversion.work.exists)
+        time.sleep(delay)
+        conversion.stop()
+        assert_absent_or_complete(data_dir, large_csv)
+        if overwrite:
+            replaced = conversion.directory.with_name(".1.0.0.replaced")
+            assert conversion.directory.exists() or replaced.exists()
+        elif conversion.directory.exists():
+            shutil.rmtree(conversion.directory)
+    process = convert(large_csv, data_dir, "--overwrite")
+    assert process.returncode == 0, process.stderr
+    assert_complete(data_dir, large_csv)
+    assert [path.name for path in (data_dir / "fer2013").iterdir()] == ["1.0.0"]
