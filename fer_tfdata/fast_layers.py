@@ -71,6 +71,14 @@ class ByteDropout(layers.Dropout):
         return inputs * (tf.cast(kept, inputs.dtype) * scale)
 
 
+class RectifiedMaxPooling2D(layers.MaxPooling2D):
+    """Max pooling, then ReLU: the same as ReLU before it, for a quarter of the elements."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Pools [n, height, width, channels] and sets what is below zero to zero."""
+        return tf.nn.relu(super().call(inputs))
+
+
 _FAST_LAYERS: Final[dict[type, Any]] = {
     layers.BatchNormalization: FusedBatchNormalization,
     layers.Dropout: ByteDropout,
@@ -85,9 +93,38 @@ def with_fast_layers(model: keras.Model) -> keras.Model:
     if keras.backend.backend() != "tensorflow":
         return model
 
+    pool_of = _pools_by_relu(model)
+
     def fast(layer: Any) -> Any:
+        if layer in pool_of:
+            return layers.Identity(name=layer.name, dtype=layer.dtype_policy)
+        if layer in pool_of.values():
+            return RectifiedMaxPooling2D.from_config(layer.get_config())
         return _FAST_LAYERS.get(type(layer), type(layer)).from_config(layer.get_config())
 
     clone = keras.models.clone_model(model, clone_function=fast)
     clone.set_weights(model.get_weights())
     return clone
+
+
+def _pools_by_relu(model: keras.Model) -> dict[Any, Any]:
+    """Returns the plain ReLUs whose one consumer is a max pooling, each with that pooling."""
+    consumers: dict[int, list[Any]] = {}
+    for layer in model.layers:
+        for tensor in keras.tree.flatten(layer.input):
+            consumers.setdefault(id(tensor), []).append(layer)
+    for tensor in model.outputs:
+        consumers.setdefault(id(tensor), []).append(model)
+    plain_config = layers.ReLU().get_config()
+    pairs = {}
+    for relu in model.layers:
+        if type(relu) is not layers.ReLU:
+            continue
+        config = relu.get_config()
+        plain = all(
+            config[key] == plain_config[key] for key in ("max_value", "negative_slope", "threshold")
+        )
+        following = consumers.get(id(relu.output), [])
+        if plain and [type(layer) for layer in following] == [layers.MaxPooling2D]:
+            pairs[relu] = following[0]
+    return pairs

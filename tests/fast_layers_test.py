@@ -112,3 +112,40 @@ def test_one_step_of_training_is_that_of_stock_layers() -> None:
         assert losses[2] < losses[0]
     for weight, other in zip(stock.get_weights(), fast.get_weights(), strict=True):
         np.testing.assert_allclose(weight, other, atol=1e-5)
+
+
+def test_pooling_before_relu_is_the_same_function_with_the_same_gradient() -> None:
+    def network():
+        inputs = keras.Input((8, 8, 3))
+        x = layers.ReLU(name="relu")(inputs)
+        return keras.Model(inputs, layers.MaxPooling2D(2)(x))
+
+    stock = network()
+    fast = with_fast_layers(stock)
+    assert [type(layer).__name__ for layer in fast.layers[1:]] == [
+        "Identity",
+        "RectifiedMaxPooling2D",
+    ]
+    batch = tf.constant(np.random.default_rng(0).normal(-0.5, 1, (16, 8, 8, 3)), tf.float32)
+    results = []
+    for model in (stock, fast):
+        with tf.GradientTape() as tape:
+            tape.watch(batch)
+            outputs = model(batch)
+            value = tf.reduce_sum(tf.sin(outputs) + outputs)
+        results.append((outputs, tape.gradient(value, batch)))
+    for result, expected in zip(*results, strict=True):
+        np.testing.assert_array_equal(result, expected)
+    assert (results[0][0].numpy() == 0).any()
+
+
+def test_a_relu_that_feeds_more_than_a_pooling_stays() -> None:
+    inputs = keras.Input((8, 8, 3))
+    rectified = layers.ReLU()(inputs)
+    pooled = layers.MaxPooling2D(2)(rectified)
+    model = keras.Model(inputs, [rectified, pooled])
+    shared = keras.Model(inputs, [layers.MaxPooling2D(2)(rectified), layers.Flatten()(rectified)])
+    capped = keras.Model(inputs, layers.MaxPooling2D(2)(layers.ReLU(max_value=1.0)(inputs)))
+    for unchanged in (shared, capped, model):
+        kinds = {type(layer) for layer in with_fast_layers(unchanged).layers}
+        assert layers.ReLU in kinds
