@@ -1,13 +1,12 @@
 """What Keras's callbacks leave to be wished for in runs that are killed, continued and watched."""
 
-import collections
 import json
 import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import keras
 from tqdm import tqdm
@@ -15,10 +14,6 @@ from tqdm.keras import TqdmCallback
 
 from fer_tfdata import atomic
 from fer_tfdata.errors import InputError
-
-# How many steps later a step's loss is looked at: by then it is there, and asking for it does not
-# make a GPU wait.
-_LOOK_BACK_STEPS: Final = 16
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
@@ -36,7 +31,6 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
     def __init__(self, steps_per_epoch: int) -> None:
         super().__init__()
         self._steps_per_epoch = steps_per_epoch
-        self._pending: collections.deque[tuple[int, Any]] = collections.deque()
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -44,24 +38,14 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Takes in this step's loss and looks at an earlier one."""
-        step = self._epoch * self._steps_per_epoch + batch
-        self._pending.append((step, (logs or {})["loss"]))
-        if len(self._pending) > _LOOK_BACK_STEPS:
-            self._look()
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Looks at what is left, before anything of this epoch is saved."""
-        while self._pending:
-            self._look()
-
-    def _look(self) -> None:
-        step, loss = self._pending.popleft()
+        """Looks at this step's loss, which Keras has fetched from the device for its own use."""
+        loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
+            step = self._epoch * self._steps_per_epoch + batch
             raise InputError(
-                f"the loss is {float(loss)} from step {step} on (epoch {self._epoch + 1}); "
-                "expected a finite one. Try a smaller --learning_rate or --precision=float32; "
-                "--resume continues from the last completed epoch"
+                f"the loss is {loss} from step {step} on (epoch {self._epoch + 1}); expected a "
+                "finite one. Start again in a new --run_dir with a smaller --learning_rate or "
+                "--precision=float32"
             )
 
 
@@ -114,7 +98,9 @@ class Backup(keras.callbacks.BackupAndRestore):
                 f"{self._weights_path}: expected the weights of this run, received a file that "
                 f"cannot be read ({error}); start a new run"
             ) from error
-        epochs = int(model.optimizer.iterations) // steps_per_epoch
+        # Rounded up: under float16 the optimizer does not count the few steps whose gradients
+        # overflowed.  A backup is only ever written at the end of an epoch.
+        epochs = -(-int(model.optimizer.iterations) // steps_per_epoch)
         atomic.write_text(
             Path(self._training_metadata_path), json.dumps({"epoch": epochs, "batch": 0})
         )

@@ -3,10 +3,12 @@
 Beside `tools/` and `benchmarks/`, the only module that knows of absl's flags.
 """
 
+import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags
@@ -34,7 +36,8 @@ def run(
 
     def parse(argv: Sequence[str]) -> list[str]:
         if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
-            print(_help_text(define_flags, description))
+            with _until_the_reader_goes():
+                print(_help_text(define_flags, description), flush=True)
             raise SystemExit(0)
         try:
             rest: list[str] = flags.FLAGS(list(argv))
@@ -46,13 +49,10 @@ def run(
 
     def guarded(argv: Sequence[str]) -> int | None:
         try:
-            return main(argv)
+            with _until_the_reader_goes():
+                return main(argv)
         except InputError as error:
             _fail(str(error))
-        except BrokenPipeError:
-            # Who reads our output has gone, as `| head` does.  Python would fail to flush again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(1) from None
         except OSError as error:
             if error.strerror is None:
                 raise
@@ -64,14 +64,24 @@ def run(
     app.run(guarded, argv=sys.argv, flags_parser=parse)
 
 
+@contextlib.contextmanager
+def _until_the_reader_goes() -> Iterator[None]:
+    """Ends the program without a word when who reads its output has gone, as `| head` does."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
 def import_tensorflow_quietly() -> None:
     """Imports TensorFlow without its chatter on stderr, where errors are to be one line.
 
-    Its C++ side reports its build and the GPUs it does not find before any log level applies.  On
-    a machine with an NVIDIA driver the chatter stays: there it says why a GPU is not used.
+    Its C++ side reports its build and the GPUs it does not find before any log level applies.
+    Where there is an NVIDIA driver and yet no GPU, the chatter is shown: it says why.
     """
-    if os.path.exists("/dev/nvidiactl"):  # noqa: PTH110
-        return
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as chatter:
@@ -79,12 +89,15 @@ def import_tensorflow_quietly() -> None:
         try:
             import tensorflow as tf
 
-            tf.config.list_logical_devices()
+            gpus = tf.config.list_physical_devices("GPU")
+            telling = not gpus and Path("/dev/nvidiactl").exists()
         except BaseException:
-            chatter.seek(0)
-            os.write(stderr, chatter.read())
+            telling = True
             raise
         finally:
+            if telling:
+                chatter.seek(0)
+                os.write(stderr, chatter.read())
             os.dup2(stderr, 2)
             os.close(stderr)
 

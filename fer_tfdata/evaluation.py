@@ -14,6 +14,7 @@ import tensorflow as tf
 from fer_tfdata import pipeline, records
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EXPRESSIONS, NUM_EXPRESSIONS
+from fer_tfdata.run_directory import check_model
 
 TestTimeAveraging = Literal["none", "flip"]
 TEST_TIME_AVERAGINGS: Final = ("none", "flip")
@@ -135,7 +136,7 @@ def evaluate(
     dataset = pipeline.eval_dataset(split, batch_size=batch_size, fields=("image", "label", "row"))
     try:
         predictions = predict_dataset(model, dataset, tta=tta)
-    except tf.errors.DataLossError as error:
+    except records.READ_ERRORS as error:
         records.verify_checksums(split)  # names the damaged file
         raise InputError(f"{split.directory}: a record cannot be read: {error.message}") from error
     return {
@@ -148,12 +149,14 @@ def evaluate(
 
 
 def _check_model(model: keras.Model, name: str) -> None:
-    expected = (None, *records.IMAGE_SHAPE), (None, NUM_EXPRESSIONS)
-    received = tuple(model.input_shape), tuple(model.output_shape)
-    if received != expected:
+    try:
+        received = check_model(model)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    if received != records.IMAGE_SHAPE:
         raise InputError(
-            f"{name}: expected a model from images {expected[0]} to logits {expected[1]}, "
-            f"received one from {received[0]} to {received[1]}"
+            f"{name}: expected a model of images {records.IMAGE_SHAPE}, as the records hold, "
+            f"received one of {received}"
         )
 
 

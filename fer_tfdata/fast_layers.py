@@ -49,7 +49,7 @@ class ByteDropout(layers.Dropout):
     """Dropout that draws one random byte an element instead of a float.
 
     The probability of dropping is the rate rounded to 1/256 (0.25 is exact), and what is kept is
-    scaled by that probability, so the expectation is exact for every rate.
+    scaled by that probability, so the expectation is exact up to the scale's rounding to the dtype.
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -1,7 +1,8 @@
 """Pictures of results, each written to one PNG file."""
 
 import csv
-import sys
+import shutil
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import numpy as np
 import seaborn
 
 from fer_tfdata import atomic
+from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EXPRESSIONS
 
 if TYPE_CHECKING:
@@ -66,15 +68,24 @@ def model_diagram(model: "keras.Model", path: Path) -> None:
 
     `plot_model` itself wants a Graphviz installed beside Python; the same graph is drawn here by
     the program that the `graphviz-pure` wheel brings along.
+
+    Raises:
+      InputError: that program is not there, or fails.
     """
     import keras
 
     graph = keras.utils.model_to_dot(
         model, show_shapes=True, show_dtype=True, show_layer_names=True, rankdir="TB", dpi=96
     )
-    program = Path(sys.executable).with_name("graphviz-pure")
+    scripts = sysconfig.get_path("scripts")
+    program = shutil.which("graphviz-pure", path=scripts) or shutil.which("graphviz-pure")
+    if program is None:
+        raise InputError(f"expected the program graphviz-pure in {scripts} or on PATH, found none")
     with atomic.replacing(path) as temporary:
-        graph.write(str(temporary), prog=str(program), format="png")
+        try:
+            graph.write(str(temporary), prog=program, format="png")
+        except AssertionError as error:  # pydot's way to say that the program failed
+            raise InputError(f"{program} failed on the model's graph") from error
 
 
 def _save(figure: matplotlib.figure.Figure, path: Path) -> None:

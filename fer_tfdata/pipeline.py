@@ -130,7 +130,8 @@ def _in_memory(
     split: records.Split, *, batch_size: int, seed: int, steps: int, start: int
 ) -> tf.data.Dataset:
     arrays = records.load_split(split)
-    images, labels = tf.constant(arrays["image"]), tf.constant(arrays["label"])
+    with tf.device("/cpu:0"):  # where tf.data works; a GPU's memory is for the model
+        images, labels = tf.constant(arrays["image"]), tf.constant(arrays["label"])
 
     def positions(epoch: tf.Tensor) -> tf.data.Dataset:
         # One permutation an epoch costs less than drawing positions batch by batch.

@@ -68,7 +68,7 @@ class Predictor:
             it to see.
         """
         self._model = model
-        self._input_shape = _check_model(model)
+        self._input_shape = run_directory.check_model(model)
         self._mode: FacesMode = mode
         self._detector = faces.FaceDetector()
 
@@ -168,42 +168,6 @@ class Predictor:
         predictions = iter(self._classify([face for _, found, _ in pending for face in found]))
         for path, found, error in pending:
             yield ImagePrediction(path, [next(predictions) for _ in found], error)
-
-
-def _check_model(model: "keras.Model") -> tuple[int, int, int]:
-    """Returns the model's input shape `(side, side, channels)`."""
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise InputError(
-            "expected a model with one input and one output,"
-            f" received {len(model.inputs)} and {len(model.outputs)}"
-        )
-    shape = tuple(model.inputs[0].shape)
-    dtype = model.inputs[0].dtype
-    square = len(shape) == 4 and shape[1] is not None and shape[1] == shape[2]
-    if dtype != "uint8" or not square or shape[3] not in (1, 3):
-        raise InputError(
-            "expected a model that takes uint8 images [N, side, side, 1 or 3],"
-            f" received one that takes {dtype} {list(shape)}"
-        )
-    returned = tuple(model.outputs[0].shape)
-    if len(returned) != 2 or returned[1] != NUM_EXPRESSIONS:
-        raise InputError(
-            f"expected a model that returns logits [N, {NUM_EXPRESSIONS}],"
-            f" received one that returns {list(returned)}"
-        )
-    _check_not_probabilities(model, shape[1:])
-    return shape[1], shape[2], shape[3]
-
-
-def _check_not_probabilities(model: "keras.Model", input_shape: tuple[int, ...]) -> None:
-    # A second softmax would not fail, it would flatten every answer.
-    images = np.random.default_rng(0).integers(0, 256, (8, *input_shape), dtype=np.uint8)
-    values = np.asarray(model.predict_on_batch(images)).astype(np.float64)
-    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=0.01):
-        raise InputError(
-            "expected a model that returns logits, received one that returns probabilities;"
-            " leave out its softmax"
-        )
 
 
 def _check_logits(logits: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:

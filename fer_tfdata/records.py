@@ -47,6 +47,13 @@ _MOST_SHARDS: Final = 1024
 # What a TFRecord adds to its payload: the length (8) and two checksums (4 and 4).
 _FRAME_BYTES: Final = 16
 
+# What tf.data raises where a shard is not what the manifest says.
+READ_ERRORS: Final = (
+    tf.errors.DataLossError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.NotFoundError,
+)
+
 _READ_BUFFER: Final = 8 << 20
 _READ_BATCH: Final = 2048
 
@@ -213,6 +220,7 @@ def write_dataset(
         (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for file in sorted(work.iterdir()):
             atomic.sync(file)
+        atomic.sync(work)
         publish()
     return WriteReport(directory=final, manifest=manifest, bad_rows=bad_rows)
 
@@ -550,7 +558,10 @@ def verify_checksums(split: Split) -> None:
     """
     for shard in split.shards:
         path = split.directory / shard.file
-        received = sha256_of(path)
+        try:
+            received = sha256_of(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
         if received != shard.sha256:
             raise InputError(
                 f"{_damaged(path)} (SHA-256 expected {shard.sha256}, received {received})"

@@ -4,7 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fer_tfdata.errors import InputError
+from fer_tfdata.expressions import NUM_EXPRESSIONS
 
 if TYPE_CHECKING:
     import keras
@@ -92,3 +95,50 @@ def load_model(path: Path) -> "keras.Model":
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{file}: expected a Keras model file, received: {reason}") from error
+
+
+def check_model(model: "keras.Model") -> tuple[int, int, int]:
+    """Checks that a model is one of seven expressions, and returns its input shape.
+
+    Args:
+      model: must take uint8 images [n, side, side, 1 or 3] and return seven logits.  A few random
+        images go through it, to tell logits from probabilities.
+
+    Returns:
+      `(side, side, channels)`.
+
+    Raises:
+      InputError: it is something else.
+    """
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise InputError(
+            "expected a model with one input and one output,"
+            f" received {len(model.inputs)} and {len(model.outputs)}"
+        )
+    shape = tuple(model.inputs[0].shape)
+    dtype = model.inputs[0].dtype
+    square = len(shape) == 4 and shape[1] is not None and shape[1] == shape[2]
+    if dtype != "uint8" or not square or shape[3] not in (1, 3):
+        raise InputError(
+            "expected a model that takes uint8 images [N, side, side, 1 or 3],"
+            f" received one that takes {dtype} {list(shape)}"
+        )
+    returned = tuple(model.outputs[0].shape)
+    if len(returned) != 2 or returned[1] != NUM_EXPRESSIONS:
+        raise InputError(
+            f"expected a model that returns logits [N, {NUM_EXPRESSIONS}],"
+            f" received one that returns {list(returned)}"
+        )
+    _check_not_probabilities(model, shape[1:])
+    return shape[1], shape[2], shape[3]
+
+
+def _check_not_probabilities(model: "keras.Model", input_shape: tuple[int, ...]) -> None:
+    # A second softmax would not fail, it would flatten every answer.
+    images = np.random.default_rng(0).integers(0, 256, (8, *input_shape), dtype=np.uint8)
+    values = np.asarray(model.predict_on_batch(images)).astype(np.float64)
+    if (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=0.01):
+        raise InputError(
+            "expected a model that returns logits, received one that returns probabilities;"
+            " leave out its softmax"
+        )

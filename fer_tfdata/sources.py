@@ -7,7 +7,7 @@ import collections
 import csv
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -183,15 +183,14 @@ class _Columns:
 
 
 def _find_columns(header: list[str], path: Path) -> _Columns:
-    by_name: Mapping[str, int] = {name.lower(): i for i, name in enumerate(header)}
-    missing = [name for name in COLUMNS if name.lower() not in by_name]
-    if missing or len(by_name) != len(header):
+    names = [name.lower() for name in header]
+    if any(names.count(name.lower()) != 1 for name in COLUMNS):
         shown = ", ".join(header)[:200]
         raise InputError(
             f"{path}, line 1: expected the columns {', '.join(COLUMNS)}, each once, in any order; "
             f"received: {shown}"
         )
-    emotion, pixels, usage = (by_name[name.lower()] for name in COLUMNS)
+    emotion, pixels, usage = (names.index(name.lower()) for name in COLUMNS)
     return _Columns(emotion, pixels, usage, len(header))
 
 

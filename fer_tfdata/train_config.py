@@ -4,6 +4,7 @@ Apart from `training`, so that a program can define its flags without importing 
 """
 
 import dataclasses
+import math
 from typing import Final
 
 from fer_tfdata.errors import InputError
@@ -45,7 +46,8 @@ class TrainConfig:
             if value not in known:
                 raise InputError(f"{name}: expected one of {', '.join(known)}, received {value!r}")
         for name in ("epochs", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name}: expected more than 0, received {getattr(self, name)}")
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise InputError(f"{name}: expected more than 0, received {value}")
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed: expected 0 to 2147483647, received {self.seed}")

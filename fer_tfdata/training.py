@@ -1,14 +1,16 @@
 """Trains a model on a data directory into a run directory, and continues what was interrupted."""
 
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import io
 import json
 import logging
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -63,19 +65,31 @@ def train(
     data_dir = Path(config.data_dir)
     train_split = records.open_split(data_dir, "train", verify=verify)
     validation_split = records.open_split(data_dir, "validation", verify=verify)
-    steps = pipeline.steps_per_epoch(train_split, config.batch_size)
+    pipeline.steps_per_epoch(train_split, config.batch_size)  # refuses before anything is made
     run = RunDirectory(run_dir)
     _prepare(run, config, resume=resume)
-    _note_environment(run, _environment(policy, train_split.manifest_sha256))
-    if run.metrics.is_file():
-        _log.warning("%s is complete; nothing is left to train", run.root)
-        finished: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8"))
-        return finished
+    with _locked(run):
+        _note_environment(run, _environment(policy, train_split.manifest_sha256))
+        if run.metrics.is_file():
+            _log.warning("%s is complete; nothing is left to train", run.root)
+            finished: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8"))
+            return finished
+        return _run(config, run, policy, train_split, validation_split)
+
+
+def _run(
+    config: TrainConfig,
+    run: RunDirectory,
+    policy: str,
+    train_split: records.Split,
+    validation_split: records.Split,
+) -> dict[str, Any]:
+    steps = pipeline.steps_per_epoch(train_split, config.batch_size)
 
     keras.utils.set_random_seed(config.seed)
     model = build_training_model(config, policy)
     backup = Backup(run.checkpoints / "backup")
-    past = _read_history(run.history)[: backup.completed_epochs(model, steps)]
+    past = _past_epochs(run, backup.completed_epochs(model, steps))
     _write_history(run.history, past)
     dataset = pipeline.train_dataset(
         train_split,
@@ -94,18 +108,18 @@ def train(
             shuffle=False,  # the dataset is, and Keras would warn that it cannot
             verbose=0,
         )
-    except tf.errors.DataLossError as error:
+    except records.READ_ERRORS as error:
         records.verify_checksums(train_split)  # names the damaged file
         records.verify_checksums(validation_split)
-        raise InputError(f"{data_dir}: a record could not be read: {error.message}") from error
+        raise InputError(
+            f"{config.data_dir}: a record could not be read: {error.message}"
+        ) from error
 
-    _export(model, config, run)
-    figures.learning_curves(run.history, run.figures / "learning_curves.png")
-    chosen = keras.models.load_model(run.model, compile=False)
+    chosen = _export(model, config, run)
     metrics = evaluation.evaluate(chosen, validation_split, model_name=str(run.model))
-    figures.confusion_matrix(metrics, run.figures / "confusion_matrix.png")
+    _draw_figures(run, chosen, metrics)
     _write_json(run.metrics, metrics)
-    shutil.rmtree(backup.backup_dir)
+    shutil.rmtree(backup.backup_dir, ignore_errors=True)
     return metrics
 
 
@@ -179,10 +193,11 @@ def _prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
                 "--run_dir"
             )
         started = json.loads(run.config.read_text(encoding="utf-8"))
+        # Which data these are, their manifest's checksum says; they may have moved.
         changed = [
             f"{name} {started.get(name)!r} (now {value!r})"
             for name, value in wanted.items()
-            if started.get(name) != value
+            if name != "data_dir" and started.get(name) != value
         ]
         if changed:
             raise InputError(
@@ -190,10 +205,27 @@ def _prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
                 "with the flags it was started with"
             )
         return
-    if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
+    # A hidden file is what a kill amid the writing of the configuration leaves.
+    if run.root.exists() and (
+        not run.root.is_dir() or any(not path.name.startswith(".") for path in run.root.iterdir())
+    ):
         raise InputError(f"{run.root}: expected an empty or no directory, received one in use")
-    run.checkpoints.mkdir(parents=True)
     _write_json(run.config, wanted)
+
+
+@contextlib.contextmanager
+def _locked(run: RunDirectory) -> Iterator[None]:
+    """Keeps other processes out of the run, however this one ends, and clears what a kill left."""
+    with run.config.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{run.root}: another process is training it") from None
+        for path in run.root.rglob(".*"):
+            if path.is_file():
+                path.unlink()
+        run.checkpoints.mkdir(exist_ok=True)
+        yield
 
 
 def _note_environment(run: RunDirectory, environment: Mapping[str, Any]) -> None:
@@ -202,22 +234,53 @@ def _note_environment(run: RunDirectory, environment: Mapping[str, Any]) -> None
         started = json.loads(run.environment.read_text(encoding="utf-8"))
         if started["manifest_sha256"] != environment["manifest_sha256"]:
             raise InputError(
-                f"{run.root}: the run was started on other data than those that stand in its "
-                "data_dir now; choose another --run_dir"
+                f"{run.root}: the run was started on other data than those given now; choose "
+                "another --run_dir"
+            )
+        if started["dtype_policy"] != environment["dtype_policy"]:
+            raise InputError(
+                f"{run.root}: the run was started in {started['dtype_policy']}, and --precision "
+                f"means {environment['dtype_policy']} on this machine; continue it on one like the "
+                "first, or choose another --run_dir"
             )
         return
     _write_json(run.environment, environment)
 
 
-def _export(model: keras.Model, config: TrainConfig, run: RunDirectory) -> None:
-    """Writes the best weights as a model of stock layers in float32, and its picture."""
+def _past_epochs(run: RunDirectory, completed: int) -> list[dict[str, float]]:
+    """Returns the history of the completed epochs."""
+    past = _read_history(run.history)[:completed]
+    if len(past) != completed:
+        raise InputError(
+            f"{run.history}: expected the {completed} epochs that the backup holds, received "
+            f"{len(past)}; the run cannot be continued, start a new one"
+        )
+    return past
+
+
+def _draw_figures(run: RunDirectory, model: keras.Model, metrics: Mapping[str, Any]) -> None:
+    """Draws what can be drawn: a picture is not worth losing a training for."""
+    pictures: Mapping[str, Callable[[Path], None]] = {
+        "learning_curves.png": lambda path: figures.learning_curves(run.history, path),
+        "confusion_matrix.png": lambda path: figures.confusion_matrix(metrics, path),
+        "model.png": lambda path: figures.model_diagram(model, path),
+    }
+    for name, draw in pictures.items():
+        try:
+            draw(run.figures / name)
+        except (OSError, InputError) as error:
+            _log.warning("%s could not be drawn: %s", run.figures / name, error)
+
+
+def _export(model: keras.Model, config: TrainConfig, run: RunDirectory) -> keras.Model:
+    """Writes the best weights as a model of stock layers in float32; returns what was written."""
     model.load_weights(run.checkpoints / "best.weights.h5")
     with policy_scope("float32"):
         plain = BUILDERS[config.model]()
     plain.set_weights(model.get_weights())
     with atomic.replacing(run.model) as temporary:
         plain.save(temporary)
-    figures.model_diagram(plain, run.figures / "model.png")
+    return keras.models.load_model(run.model, compile=False)
 
 
 def _read_history(path: Path) -> list[dict[str, float]]:
@@ -236,7 +299,7 @@ def _write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         path.unlink(missing_ok=True)
         return
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
+    writer = csv.DictWriter(buffer, rows[0], lineterminator="\r\n")  # as CSVLogger's
     writer.writeheader()
     writer.writerows({**row, "epoch": int(row["epoch"])} for row in rows)
     atomic.write_text(path, buffer.getvalue())

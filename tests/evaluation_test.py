@@ -109,5 +109,22 @@ def test_a_model_of_other_classes_is_refused(demo_data_dir) -> None:
     inputs = keras.Input((48, 48, 1), dtype="uint8")
     model = keras.Model(inputs, keras.layers.Dense(8)(keras.layers.Flatten()(inputs)))
     split = records.open_split(demo_data_dir, "test")
-    with pytest.raises(InputError, match=r"m: expected a model .* received one .* \(None, 8\)"):
+    with pytest.raises(InputError, match=r"m: expected a model .* received one .* \[None, 8\]"):
+        evaluation.evaluate(model, split, model_name="m")
+
+
+def test_a_model_that_returns_probabilities_is_refused(demo_data_dir) -> None:
+    # A second softmax would give accuracy as it is, and wrong NLL and ECE without a word.
+    model = asymmetric_model()
+    model = keras.Model(model.inputs, keras.layers.Softmax()(model.outputs[0]))
+    split = records.open_split(demo_data_dir, "test")
+    with pytest.raises(InputError, match="received one that returns probabilities"):
+        evaluation.evaluate(model, split, model_name="m")
+
+
+def test_a_model_of_another_size_is_refused(demo_data_dir) -> None:
+    inputs = keras.Input((64, 64, 1), dtype="uint8")
+    model = keras.Model(inputs, keras.layers.Dense(7)(keras.layers.Flatten()(inputs)))
+    split = records.open_split(demo_data_dir, "test")
+    with pytest.raises(InputError, match=r"received one of \(64, 64, 1\)"):
         evaluation.evaluate(model, split, model_name="m")

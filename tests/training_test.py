@@ -19,6 +19,8 @@ from fer_tfdata.errors import InputError
 from fer_tfdata.run_directory import RunDirectory, load_model
 from fer_tfdata.train_config import TrainConfig
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.fixture
 def config(demo_data_dir: Path) -> TrainConfig:
@@ -227,33 +229,61 @@ def test_a_damaged_backup_is_said(config, tmp_path, monkeypatch) -> None:
         training.train(config, tmp_path / "run", resume=True)
 
 
+def program(config: TrainConfig, run_dir: Path) -> list[str]:
+    flags = [f"--{f.name}={getattr(config, f.name)}" for f in dataclasses.fields(config)]
+    return [sys.executable, "-m", "tools.train", "--resume", f"--run_dir={run_dir}", *flags]
+
+
+def rows_in(run_dir: Path) -> int:
+    return len(training._read_history(run_dir / "history.csv"))
+
+
+def kill_after(command: list[str], run_dir: Path, *, new_epochs: int, delay: float) -> bool:
+    """Kills a training `delay` seconds after so many more epochs; False if it ended before."""
+    wanted = rows_in(run_dir) + new_epochs
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while rows_in(run_dir) < wanted and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(delay)
+    ended = process.poll() is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return not ended
+
+
+def test_a_killed_training_is_continued(demo_data_dir: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=3, batch_size=70, precision="float32")
+    run_dir = tmp_path / "run"
+    assert kill_after(program(config, run_dir), run_dir, new_epochs=1, delay=0)
+    assert not (run_dir / "metrics.json").exists()
+    subprocess.run(program(config, run_dir), cwd=ROOT, check=True)
+    assert [row["epoch"] for row in history(run_dir)] == ["0", "1", "2"]
+    assert json.loads((run_dir / "metrics.json").read_text())["examples"] == 35
+    assert not [path for path in run_dir.rglob(".*") if path.is_file()]
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing_that_was_complete(demo_data_dir, tmp_path) -> None:
-    config = TrainConfig(data_dir=str(demo_data_dir), epochs=8, batch_size=28, precision="float32")
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=12, batch_size=28, precision="float32")
     run_dir = tmp_path / "run"
-    command = [sys.executable, "-m", "tools.train", "--resume", f"--run_dir={run_dir}"]
-    command += [f"--{f.name}={getattr(config, f.name)}" for f in dataclasses.fields(config)]
-    root = Path(__file__).resolve().parent.parent
     rng = np.random.default_rng(0)
-    completed = 0
-    for _ in range(6):
-        process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 12 + rng.uniform(0, 8)
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.05)
-        if process.poll() is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        rows = training._read_history(run_dir / "history.csv") if run_dir.exists() else []
-        assert len(rows) >= completed
-        completed = len(rows)
+    kills = completed = 0
+    for attempt in range(5):
+        # The first may fall before the first epoch ends, wherever that is.
+        killed = kill_after(
+            program(config, run_dir), run_dir, new_epochs=min(attempt, 1), delay=rng.uniform(0, 4)
+        )
+        kills += killed
+        assert rows_in(run_dir) >= completed
+        completed = rows_in(run_dir)
         if (run_dir / "checkpoints" / "best.weights.h5").exists():
             training.build_training_model(config, "float32").load_weights(
                 run_dir / "checkpoints" / "best.weights.h5"
             )
-    subprocess.run(command, cwd=root, check=True)
-    assert [row["epoch"] for row in history(run_dir)] == [str(n) for n in range(8)]
+    assert kills >= 3
+    assert completed >= 1
+    subprocess.run(program(config, run_dir), cwd=ROOT, check=True)
+    assert [row["epoch"] for row in history(run_dir)] == [str(n) for n in range(12)]
 
     training.train(config, tmp_path / "whole")
     for weight, other in zip(
@@ -261,3 +291,52 @@ def test_kills_at_random_moments_lose_nothing_that_was_complete(demo_data_dir, t
     ):
         np.testing.assert_allclose(weight, other, rtol=1e-2, atol=1e-3)
     assert load_model(run_dir).count_params() == 4_478_727
+
+
+def test_a_kill_while_a_run_starts_leaves_nothing_in_the_way(config, tmp_path, monkeypatch) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / ".abc.config.json").write_text('{"ep')
+    config = dataclasses.replace(config, epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_run", _fail)
+        with pytest.raises(RuntimeError):
+            training.train(config, run_dir)
+    shutil.rmtree(run_dir / "checkpoints")  # as if killed before it was made
+    assert training.train(config, run_dir, resume=True)["examples"] == 35
+    assert not (run_dir / ".abc.config.json").exists()
+
+
+def _fail(*args) -> None:
+    raise RuntimeError
+
+
+def test_a_second_process_is_kept_out(config, trained_run) -> None:
+    with (
+        training._locked(RunDirectory(trained_run)),
+        pytest.raises(InputError, match="another process is training it"),
+        training._locked(RunDirectory(trained_run)),
+    ):
+        pass
+
+
+def test_a_picture_that_cannot_be_drawn_loses_no_training(config, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *args, **kwargs: None)
+    config = dataclasses.replace(config, epochs=1)
+    assert training.train(config, tmp_path / "run")["examples"] == 35
+    assert not (tmp_path / "run" / "figures" / "model.png").exists()
+    assert (tmp_path / "run" / "figures" / "learning_curves.png").exists()
+
+
+def test_a_run_whose_history_was_lost_is_not_continued(config, tmp_path, monkeypatch) -> None:
+    interrupted(config, tmp_path / "run", 1, monkeypatch)
+    (tmp_path / "run" / "history.csv").unlink()
+    with pytest.raises(InputError, match="expected the 1 epochs that the backup holds"):
+        training.train(config, tmp_path / "run", resume=True)
+
+
+def test_a_run_goes_on_in_the_precision_it_was_started_in(config, tmp_path, monkeypatch) -> None:
+    interrupted(config, tmp_path / "run", 1, monkeypatch)
+    monkeypatch.setattr(training, "choose_policy", lambda precision: "mixed_bfloat16")
+    with pytest.raises(InputError, match="was started in float32"):
+        training.train(config, tmp_path / "run", resume=True)

@@ -8,12 +8,16 @@ writes data/fer2013/1.0.0/: complete or not at all.
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from tqdm import tqdm
 
 from fer_tfdata import command_line
 from fer_tfdata.sources import RawBatch, read_kaggle_csv
+
+if TYPE_CHECKING:
+    from fer_tfdata.records import WriteReport
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -76,7 +80,7 @@ def _with_progress(batches: Iterator[RawBatch]) -> Iterator[RawBatch]:
             bar.update(len(batch.rows))
 
 
-def _print_report(report: "records.WriteReport") -> None:  # type: ignore[name-defined] # noqa: F821
+def _print_report(report: "WriteReport") -> None:
     print(report.directory)
     audit = report.manifest["audit"]
     for name, split in report.manifest["splits"].items():
