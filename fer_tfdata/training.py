@@ -91,6 +91,7 @@ def _run(
     backup = Backup(run.checkpoints / "backup")
     past = _past_epochs(run, backup.completed_epochs(model, steps))
     _write_history(run.history, past)
+    _skip_random_numbers(model, len(past) * steps)
     dataset = pipeline.train_dataset(
         train_split,
         batch_size=config.batch_size,
@@ -256,6 +257,19 @@ def _past_epochs(run: RunDirectory, completed: int) -> list[dict[str, float]]:
             f"{len(past)}; the run cannot be continued, start a new one"
         )
     return past
+
+
+def _skip_random_numbers(model: keras.Model, steps: int) -> None:
+    """Brings the dropouts' random numbers to where they stood after so many steps.
+
+    Keras's weight files do not hold the state of seed generators; it is a seed, which the run's
+    seed decides, and a count of the calls, one a step.
+    """
+    for layer in model.layers:
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            seed, count = keras.ops.convert_to_numpy(generator.state)
+            generator.state.assign(np.array([seed, count + steps], np.uint32))
 
 
 def _draw_figures(run: RunDirectory, model: keras.Model, metrics: Mapping[str, Any]) -> None:
