@@ -164,7 +164,7 @@ def _callbacks(
     best = max((row["val_accuracy"] for row in past), default=None)
     return [
         StopOnNonFiniteLoss(steps),
-        ReduceLROnPlateau(past, monitor="val_loss", factor=0.5, patience=1, min_lr=1e-6),
+        ReduceLROnPlateau(past, monitor="val_loss", factor=0.2, patience=2, min_lr=1e-6),
         EpochReport(config.epochs, steps * config.batch_size),
         keras.callbacks.ModelCheckpoint(
             run.checkpoints / "best.weights.h5",

@@ -11,7 +11,7 @@ _DROPOUT: Final = 0.25
 
 # Keras's 0.99 needs 460 steps until 99 % of the averages that inference normalises with come from
 # the data; on a small data set the first epochs' validation would say nothing.
-_BN_MOMENTUM: Final = 0.98
+_BN_MOMENTUM: Final = 0.95
 
 
 def seed_cnn(*, image_size: int = 48, channels: int = 1, num_classes: int = 7) -> keras.Model:
