@@ -17,7 +17,6 @@ from fer_tfdata.expressions import EXPRESSIONS, NUM_EXPRESSIONS
 from fer_tfdata.run_directory import check_model
 
 TestTimeAveraging = Literal["none", "flip"]
-TEST_TIME_AVERAGINGS: Final = ("none", "flip")
 
 _CALIBRATION_BINS: Final = 15  # as in Guo et al. 2017
 

@@ -13,17 +13,3 @@ NUM_EXPRESSIONS: Final = len(EXPRESSIONS)
 # it, so the first is for choosing a model and the second for nothing but the final figure.
 SPLIT_OF_USAGE: Final = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
 SPLITS: Final = tuple(SPLIT_OF_USAGE.values())
-
-# FER+ (Barsoum et al. 2016): ten votes a row, in its own order.
-FERPLUS_COLUMNS: Final = (
-    "neutral",
-    "happiness",
-    "surprise",
-    "sadness",
-    "anger",
-    "disgust",
-    "fear",
-    "contempt",
-    "unknown",
-    "NF",
-)

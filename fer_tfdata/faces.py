@@ -7,7 +7,7 @@ import dataclasses
 import os
 import warnings
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import cv2
 import cv2.data
@@ -27,7 +27,6 @@ IMAGE_SUFFIXES: Final = frozenset(
 )
 
 FacesMode = Literal["auto", "detect", "whole"]
-FACES_MODES: Final[tuple[FacesMode, ...]] = get_args(FacesMode)
 
 # In a smaller picture a face is hardly larger than the detector's window of 20 pixels; what
 # people hold at this size are data sets' images (FER2013: 48 pixels), which are faces already.

@@ -7,7 +7,6 @@ Without --csv the faces are drawn, and the figures are no measure of anything bu
 """
 
 import dataclasses
-import hashlib
 import shutil
 import sys
 import time
@@ -49,20 +48,19 @@ def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     start = time.perf_counter()
-    if values.csv:
-        csv = Path(values.csv).expanduser()
-        if not csv.is_file():
-            raise InputError(f"--csv: {csv}: expected the Kaggle CSV, received nothing there")
-        # A directory for each content: another file of the same name is another training.
-        work = Path(values.work_dir) / f"{csv.stem}-{_sha256(csv)[:8]}"
-    else:
-        work = Path(values.work_dir) / "demo"
-    # Before anything is timed, and while the next lines can still be read.
+    csv = Path(values.csv).expanduser() if values.csv else None
+    if csv is not None and not csv.is_file():
+        raise InputError(f"--csv: {csv}: expected the Kaggle CSV, received nothing there")
+    # Before anything is timed.
     command_line.import_tensorflow_quietly()
-    from fer_tfdata import demo_faces
+    from fer_tfdata import demo_faces, records
 
     steps = _Steps()
-    if not values.csv:
+    if csv is not None:
+        # A directory for each content: another file of the same name is another training.
+        work = Path(values.work_dir) / f"{csv.stem}-{records.sha256_of(csv)[:8]}"
+    else:
+        work = Path(values.work_dir) / "demo"
         shutil.rmtree(work / "run", ignore_errors=True)
         csv = work / "faces.csv"
         steps.do(
@@ -73,11 +71,6 @@ def main(argv: Sequence[str]) -> None:
     _main_job(csv, work, steps, demo=not values.csv)
     print(f"\nTotal: {time.perf_counter() - start:.0f} s.")
     _print_next_commands(work, demo=not values.csv)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _main_job(csv: Path, work: Path, steps: "_Steps", *, demo: bool) -> None:
