@@ -4,40 +4,54 @@
 
 What is measured, from the page cache and after all imports:
 
-  ours        sources.read_kaggle_csv into records.write_dataset: checked rows, audit, checksums,
-              manifest, every file synced to the disk.
+  ours        conversion.convert, as tools/make_tfrecords calls it: checked rows, a seeded order,
+              the audit with its search for near-duplicates, checksums of the source and of every
+              shard, TFDS's metadata, the manifest, every file synced to the disk.
+  ours_without_near_duplicates
+              the same without that search, for which the library has no switch: the two functions
+              that make the signatures and compare them are replaced by ones that do nothing.
+  tfds_builder
+              a tfds.core.GeneratorBasedBuilder of the same features, written as TFDS's guide shows
+              it: csv.DictReader, np.fromstring, a dictionary a row; download_and_prepare shuffles,
+              serializes and writes shards and metadata.  No checks of the rows, no audit, no
+              checksums of the shards, no sync.
   usual_loop  csv.reader, int() for each pixel, one tf.train.Example a row, one TFRecordWriter a
-              split; no checks, no audit, no sync.
+              split; no order of its own, no metadata, no checks, no audit, no sync.
   read_only   the file's bytes, nothing done with them.
-  parse_only  sources.read_kaggle_csv alone.
+  parse_only  the batches of sources.KaggleCsv alone: checked rows as arrays, nothing written.
 
 Memory: a process of its own imports TensorFlow, TFDS and this package, converts, and reports how
 far its resident memory rose above what it was between the two.
 """
 
+import contextlib
 import csv
-import json
-import subprocess
-import sys
+import functools
+import io
+import itertools
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
-from absl import flags
+import numpy as np
+from absl import flags, logging
 
 from benchmarks import measure
-from fer_tfdata import command_line
+from fer_tfdata import command_line, near_duplicates
 from fer_tfdata.errors import InputError
-from fer_tfdata.expressions import SPLIT_OF_USAGE
-from fer_tfdata.sources import read_kaggle_csv
+from fer_tfdata.expressions import EXPRESSIONS, SPLIT_OF_USAGE
+from fer_tfdata.sources import KaggleCsv, RawBatch
 
 NAME: Final = "conversion_benchmark"
 
-_ROOT: Final = Path(__file__).resolve().parent.parent
 _READ_BYTES: Final = 1 << 20
 _WARM_UP_ROWS: Final = 20
+_COMPARED: Final = ("tfds_builder", "usual_loop", "read_only")
+
+Variant = Callable[[Path, Path], None]
 
 # TensorFlow is imported where it is used, so that --help need not wait for it.
 
@@ -50,7 +64,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "rows",
         0,
-        "Converts the first so many rows only; 0 is all of them.",
+        "Converts so many rows only, from all over the file; 0 is all of them.",
         lower_bound=0,
         flag_values=flag_values,
     )
@@ -65,6 +79,7 @@ def main(argv: Sequence[str]) -> None:
     if not path.is_file():
         raise InputError(f"{path}: expected a CSV file, received nothing that is one")
     command_line.import_tensorflow_quietly()
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of every split
     content = measure.provenance(NAME, repeats=values.repeats)
     with tempfile.TemporaryDirectory() as temporary:
         cut = Path(temporary) / "rows.csv"
@@ -76,19 +91,14 @@ def main(argv: Sequence[str]) -> None:
 
 def measure_conversion(source: Path, repeats: int) -> dict[str, Any]:
     """Returns seconds and MB/s of each variant, the ratios and the memory."""
-    _warm_up(source)
+    variants = _variants(_splits(source))
+    _warm_up(variants, source)
     seconds = measure.interleaved(
-        {
-            "ours": lambda: _seconds_into_new_directory(convert, source),
-            "usual_loop": lambda: _seconds_into_new_directory(convert_in_the_usual_loop, source),
-            "read_only": lambda: _seconds_into_new_directory(_read, source),
-            "parse_only": lambda: _seconds_into_new_directory(_parse, source),
-        },
-        repeats,
+        {name: _timed(variant, source) for name, variant in variants.items()}, repeats
     )
     num_bytes = source.stat().st_size
     return {
-        "source": {"bytes": num_bytes, "rows": sum(len(b.rows) for b in read_kaggle_csv(source))},
+        "source": {"bytes": num_bytes, "rows": _count_rows(source)},
         "variants": {
             name: {
                 "seconds": measure.summary(raw),
@@ -96,8 +106,13 @@ def measure_conversion(source: Path, repeats: int) -> dict[str, Any]:
             }
             for name, raw in seconds.items()
         },
-        "usual_loop_to_ours": measure.ratios(seconds["usual_loop"], seconds["ours"]),
-        "memory": _summarize_memory([_memory_of_a_child(source) for _ in range(repeats)]),
+        **{f"{name}_to_ours": measure.ratios(seconds[name], seconds["ours"]) for name in _COMPARED},
+        "memory": measure.summary_of_memory(
+            [
+                measure.in_new_process(measure.measured_conversion, KaggleCsv((source,)))["memory"]
+                for _ in range(repeats)
+            ]
+        ),
     }
 
 
@@ -106,14 +121,102 @@ def measure_conversion(source: Path, repeats: int) -> dict[str, Any]:
 
 def convert(source: Path, directory: Path) -> None:
     """Converts as tools/make_tfrecords does."""
-    from fer_tfdata import records
+    from fer_tfdata import conversion
 
-    records.write_dataset(read_kaggle_csv(source), directory, source=source)
+    conversion.convert(KaggleCsv((source,)), directory)
+
+
+def convert_without_near_duplicates(source: Path, directory: Path) -> None:
+    """Converts with the search for near-duplicates left out; the signatures are zeros."""
+
+    def no_signatures(images: Any) -> Any:
+        return np.zeros(len(images), near_duplicates.SIGNATURE_DTYPE)
+
+    def no_pairs(table: Any) -> Any:
+        del table
+        return np.empty((0, 2), np.int64)
+
+    with mock.patch.multiple(near_duplicates, signatures=no_signatures, find=no_pairs):
+        convert(source, directory)
+
+
+def convert_with_a_tfds_builder(splits: Set[str], source: Path, directory: Path) -> None:
+    """Converts as TFDS's guide tells its users to.
+
+    Args:
+      splits: those that the source holds, since TFDS refuses a split without examples.
+      source: the CSV.
+      directory: a TFDS data directory.
+    """
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    config = tfds.download.DownloadConfig(
+        manual_dir=source.resolve().parent, try_download_gcs=False
+    )
+    builder = _tfds_builder(splits, source)
+    # It prints what it does, and stdout is for the results.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder(data_dir=directory).download_and_prepare(download_config=config)
+
+
+def _tfds_builder(splits: Set[str], source: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    class Fer2013(  # type: ignore[call-arg]  # mypy is not shown TFDS
+        tfds.core.GeneratorBasedBuilder, skip_registration=True
+    ):
+        """FER2013, from a CSV that was downloaded by hand."""
+
+        VERSION = tfds.core.Version("1.0.0")
+        MANUAL_DOWNLOAD_INSTRUCTIONS = "Place the CSV into manual_dir."
+
+        def _info(self) -> Any:
+            features = tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Tensor(
+                        shape=(48, 48, 1),
+                        dtype=np.uint8,
+                        encoding=tfds.features.Encoding.BYTES,
+                    ),
+                    "label": tfds.features.ClassLabel(names=list(EXPRESSIONS)),
+                    "row": tfds.features.Scalar(np.int64),
+                }
+            )
+            return tfds.core.DatasetInfo(
+                builder=self, features=features, supervised_keys=("image", "label")
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            path = dl_manager.manual_dir / source.name
+            return {
+                split: self._generate_examples(path, usage)
+                for usage, split in SPLIT_OF_USAGE.items()
+                if split in splits
+            }
+
+        def _generate_examples(
+            self, path: Path, usage: str
+        ) -> Iterator[tuple[int, dict[str, Any]]]:
+            with path.open() as file:
+                rows = csv.DictReader(file, skipinitialspace=True)
+                for number, row in enumerate(rows):
+                    if row["Usage"] == usage:
+                        pixels = np.fromstring(row["pixels"], dtype=np.uint8, sep=" ")
+                        yield (
+                            number,
+                            {
+                                "image": pixels.reshape(48, 48, 1),
+                                "label": int(row["emotion"]),
+                                "row": number,
+                            },
+                        )
+
+    return Fer2013
 
 
 def convert_in_the_usual_loop(source: Path, directory: Path) -> None:
     """Converts as most notebooks do: a row at a time, and each pixel an int()."""
-    import numpy as np
     import tensorflow as tf
 
     writers = {
@@ -121,9 +224,7 @@ def convert_in_the_usual_loop(source: Path, directory: Path) -> None:
         for usage, split in SPLIT_OF_USAGE.items()
     }
     with source.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
-        for row in rows:
+        for row in csv.DictReader(file, skipinitialspace=True):
             pixels = np.array([int(pixel) for pixel in row["pixels"].split()], np.uint8)
             image = tf.train.Feature(bytes_list=tf.train.BytesList(value=[pixels.tobytes()]))
             label = tf.train.Feature(int64_list=tf.train.Int64List(value=[int(row["emotion"])]))
@@ -143,98 +244,63 @@ def _read(source: Path, directory: Path) -> None:
 
 def _parse(source: Path, directory: Path) -> None:
     del directory
-    for _ in read_kaggle_csv(source):
+    for _ in _batches(source):
         pass
 
 
-def _seconds_into_new_directory(variant: Callable[[Path, Path], None], source: Path) -> float:
-    with tempfile.TemporaryDirectory() as directory:
-        start = time.perf_counter()
-        variant(source, Path(directory))
-        return time.perf_counter() - start
+def _variants(splits: Set[str]) -> dict[str, Variant]:
+    return {
+        "ours": convert,
+        "ours_without_near_duplicates": convert_without_near_duplicates,
+        "tfds_builder": functools.partial(convert_with_a_tfds_builder, splits),
+        "usual_loop": convert_in_the_usual_loop,
+        "read_only": _read,
+        "parse_only": _parse,
+    }
 
 
-def _warm_up(source: Path) -> None:
+def _timed(variant: Variant, source: Path) -> Callable[[], float]:
+    def seconds_into_new_directory() -> float:
+        with tempfile.TemporaryDirectory() as directory:
+            start = time.perf_counter()
+            variant(source, Path(directory))
+            return time.perf_counter() - start
+
+    return seconds_into_new_directory
+
+
+def _warm_up(variants: Mapping[str, Variant], source: Path) -> None:
     """Imports all there is to import: TFDS loads parts of itself when they are first used."""
     with tempfile.TemporaryDirectory() as directory:
         few = cut_rows(source, Path(directory) / "few.csv", _WARM_UP_ROWS)
-        for name, variant in (("ours", convert), ("usual_loop", convert_in_the_usual_loop)):
-            output = Path(directory) / name
-            output.mkdir()
-            variant(few, output)
+        for variant in variants.values():
+            _timed(variant, few)()
+
+
+# The source.
 
 
 def cut_rows(source: Path, target: Path, rows: int) -> Path:
-    """Copies the header and the first `rows` rows, and returns `target`."""
+    """Copies the header and `rows` rows from all over the file, and returns `target`."""
+    total = _count_rows(source)
+    step = max(1, total // rows)
     with source.open("rb") as whole, target.open("wb") as cut:
-        for line, _ in zip(whole, range(rows + 1), strict=False):
-            cut.write(line)
+        cut.write(next(whole))
+        cut.writelines(itertools.islice(whole, 0, step * rows, step))
     return target
 
 
-# Memory.
+def _count_rows(source: Path) -> int:
+    return sum(part.count_rows() for part in KaggleCsv((source,)).parts(1))
 
 
-def print_memory_of_a_conversion(source: str) -> None:
-    """Converts, and prints as JSON the resident memory before it and at its peak, in bytes.
-
-    The kernel's own high-water mark of this process is read, after it was set back to the memory
-    in use when the imports were done.  `resource.getrusage` would not do: on Linux its maximum
-    starts at what the process that started this one had.
-    """
-    command_line.import_tensorflow_quietly()
-    import tensorflow_datasets  # noqa: F401
-
-    from fer_tfdata import records  # noqa: F401
-
-    before = _own_memory("VmRSS")
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        reset = True
-    except OSError:  # some sandboxes; then the peak of the imports counts where it is higher
-        reset = False
-    with tempfile.TemporaryDirectory() as directory:
-        convert(Path(source), Path(directory))
-    peak = _own_memory("VmHWM")
-    print(json.dumps({"before_bytes": before, "peak_bytes": peak, "import_peak_excluded": reset}))
+def _splits(source: Path) -> Set[str]:
+    return {split for batch in _batches(source) for split in batch.splits}
 
 
-def _own_memory(entry: str) -> int:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith(entry))
-    return int(kilobytes) * 1024
-
-
-def _memory_of_a_child(source: Path) -> dict[str, Any] | None:
-    """Returns what a new process measures about itself; None where the kernel does not tell."""
-    if not Path("/proc/self/status").exists():
-        return None
-    code = f"from benchmarks import {NAME}; {NAME}.print_memory_of_a_conversion({{!r}})"
-    child = subprocess.run(
-        [sys.executable, "-c", code.format(str(source.resolve()))],
-        cwd=_ROOT,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    measured: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return measured
-
-
-def _summarize_memory(children: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    measured = [child for child in children if child is not None]
-    if not measured:
-        return None
-    return {
-        "what": "a process of its own: VmRSS after importing TensorFlow, TFDS and fer_tfdata, and "
-        "VmHWM at the end of the conversion",
-        "import_peak_excluded": all(child["import_peak_excluded"] for child in measured),
-        "before_bytes": measure.summary([child["before_bytes"] for child in measured]),
-        "peak_bytes": measure.summary([child["peak_bytes"] for child in measured]),
-        "risen_bytes": measure.summary(
-            [child["peak_bytes"] - child["before_bytes"] for child in measured]
-        ),
-    }
+def _batches(source: Path) -> Iterator[RawBatch]:
+    for part in KaggleCsv((source,)).parts(1):
+        yield from part.batches(0)
 
 
 def _print_report(content: Mapping[str, Any]) -> None:
@@ -252,16 +318,15 @@ def _print_report(content: Mapping[str, Any]) -> None:
             for name, variant in content["variants"].items()
         ],
     )
-    print(f"\nours against the usual loop: {measure.times_as_fast(content['usual_loop_to_ours'])}")
+    print()
+    for name in _COMPARED:
+        print(f"ours against {name}: {measure.times_as_fast(content[f'{name}_to_ours'])}")
     if memory := content["memory"]:
         print(
-            f"memory of ours above the imports', MB: {_megabytes(memory['risen_bytes'])} "
-            f"(from {_megabytes(memory['before_bytes'])} to {_megabytes(memory['peak_bytes'])})\n"
+            f"memory of ours above the imports', MB: {measure.megabytes(memory['risen_bytes'])} "
+            f"(from {measure.megabytes(memory['before_bytes'])} to "
+            f"{measure.megabytes(memory['peak_bytes'])})\n"
         )
-
-
-def _megabytes(num_bytes: Mapping[str, Any]) -> str:
-    return measure.spread(num_bytes, digits=1, factor=1e-6)
 
 
 def run() -> None:

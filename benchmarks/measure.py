@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved repeats, the machine's description, the report.
+"""What the benchmarks share: interleaved repeats, peak memory, the machine, the report.
 
 A figure without its circumstances says nothing, so a report holds every repeat, and the command,
 the commit, the hardware and the versions that it was measured with.
@@ -8,24 +8,32 @@ import datetime
 import gc
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import platform
 import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from absl import flags
 from tqdm import tqdm
 
-from fer_tfdata import atomic
+from fer_tfdata import atomic, command_line
+from fer_tfdata.sources import Source
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _PACKAGES: Final = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
 
+_STATUS: Final = Path("/proc/self/status")
+
+Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
@@ -79,6 +87,97 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, Any]:
     """Returns the summary of the ratios pair by pair: of what one round of repeats measured."""
     return summary([a / b for a, b in zip(numerators, denominators, strict=True)])
+
+
+# Memory.
+
+
+def in_new_process(
+    function: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
+) -> Result:
+    """Returns what a function of a module returns in a process that has imported nothing else."""
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=fresh) as process:
+        return process.submit(function, *arguments, **named).result()
+
+
+def measured_conversion(source: Source) -> dict[str, Any]:
+    """Converts a source, and returns what this process needed for it.
+
+    Returns:
+      `seconds`; `bytes_written`, those of the data directory; `findings`, how many the audit has of
+      each kind that it lists; `memory`, as `rise_of_memory` returns it, with TensorFlow, TFDS and
+      the package imported before.
+    """
+    command_line.import_tensorflow_quietly()
+    import tensorflow_datasets  # noqa: F401
+
+    from fer_tfdata import conversion
+
+    with tempfile.TemporaryDirectory() as directory:
+        reports: list[conversion.WriteReport] = []
+        start = time.perf_counter()
+        memory = rise_of_memory(lambda: reports.append(conversion.convert(source, Path(directory))))
+        seconds = time.perf_counter() - start
+        audit = reports[0].manifest["audit"]
+        return {
+            "seconds": seconds,
+            "bytes_written": sum(file.stat().st_size for file in reports[0].directory.iterdir()),
+            "findings": {
+                kind: len(audit[kind]) for kind in ("duplicate_groups", "near_duplicate_pairs")
+            },
+            "memory": memory,
+        }
+
+
+def rise_of_memory(work: Callable[[], object]) -> dict[str, Any] | None:
+    """Returns the resident memory before some work and at its peak, in bytes.
+
+    The kernel's own high-water mark of this process is read, after it was set back to the memory
+    in use before the work.  `resource.getrusage` would not do: on Linux its maximum starts at what
+    the process that started this one had.
+
+    Returns:
+      `before_bytes`; `peak_bytes`; `earlier_peak_excluded`, False where the system (some sandboxes)
+      does not let the mark be set back, so that what was done before counts where it took more.
+      None where the system (any but Linux) does not tell.
+    """
+    if not _STATUS.exists():
+        work()
+        return None
+    before = _own_memory("VmRSS")
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        excluded = True
+    except OSError:
+        excluded = False
+    work()
+    return {
+        "before_bytes": before,
+        "peak_bytes": _own_memory("VmHWM"),
+        "earlier_peak_excluded": excluded,
+    }
+
+
+def summary_of_memory(measured: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Returns the summary of what `rise_of_memory` returned in each repeat."""
+    told = [memory for memory in measured if memory is not None]
+    if not told:
+        return None
+    return {
+        "what": "a process of its own: VmRSS after importing TensorFlow, TFDS and fer_tfdata, and "
+        "VmHWM at the end of the conversion",
+        "earlier_peak_excluded": all(memory["earlier_peak_excluded"] for memory in told),
+        "before_bytes": summary([memory["before_bytes"] for memory in told]),
+        "peak_bytes": summary([memory["peak_bytes"] for memory in told]),
+        "risen_bytes": summary([memory["peak_bytes"] - memory["before_bytes"] for memory in told]),
+    }
+
+
+def _own_memory(entry: str) -> int:
+    lines = _STATUS.read_text(encoding="ascii").splitlines()
+    kilobytes = next(line.split()[1] for line in lines if line.startswith(entry))
+    return int(kilobytes) * 1024
 
 
 # Reporting.
@@ -140,6 +239,11 @@ def spread(values: Mapping[str, Any], digits: int = 0, factor: float = 1) -> str
         f"{values[key] * factor:,.{digits}f}" for key in ("median", "min", "max")
     )
     return f"{middle} [{least}, {most}]"
+
+
+def megabytes(num_bytes: Mapping[str, Any]) -> str:
+    """Returns a summary of bytes in MB, as `spread` does."""
+    return spread(num_bytes, digits=1, factor=1e-6)
 
 
 def times_as_fast(values: Mapping[str, Any]) -> str:

@@ -1,10 +1,14 @@
 """Files and directories that are complete or absent, whatever stops the program."""
 
 import contextlib
+import fcntl
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from fer_tfdata.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -40,6 +44,83 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive_directory(final: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """Yields an empty hidden directory beside `final`, and what renames it to `final`.
+
+    The lock ends with the process, however it ends, so a directory that a killed process left
+    can be told from one that is being written.
+
+    Raises:
+      InputError: the directory cannot be written to, or another process is writing it.
+    """
+    work = final.with_name(f".{final.name}.incomplete")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(work, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(
+            f"{work.parent}: expected a directory that can be written to, received: "
+            f"{error.strerror}"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if work.stat().st_ino != os.fstat(descriptor).st_ino:
+                raise FileNotFoundError  # the other process renamed it in this very moment
+        except (BlockingIOError, FileNotFoundError):
+            raise InputError(
+                f"{final}: another process is writing it; wait until it ends"
+            ) from None
+        replaced = final.with_name(f".{final.name}.replaced")
+        if replaced.exists():  # killed between the two renames of publish(), or just after
+            if final.exists():
+                shutil.rmtree(replaced)
+            else:
+                replaced.rename(final)
+        _clear(work)
+
+        published = False
+
+        def publish() -> None:
+            nonlocal published
+            if final.exists():
+                final.rename(replaced)
+            work.rename(final)
+            published = True
+            sync(final.parent)
+            shutil.rmtree(replaced, ignore_errors=True)
+
+        try:
+            yield work, publish
+        finally:
+            if not published:
+                shutil.rmtree(work)
+    finally:
+        os.close(descriptor)
+
+
+def _clear(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def removing_empty_parents(final: Path) -> Iterator[None]:
+    """Removes, if the block fails, the directories above `final` that it made."""
+    made = [parent for parent in final.parents if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
 
 
 def _umask() -> int:

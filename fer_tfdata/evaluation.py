@@ -1,6 +1,7 @@
 """A model and a split to figures that can be trusted."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import keras
@@ -11,12 +12,13 @@ import scipy.stats
 import sklearn.metrics
 import tensorflow as tf
 
-from fer_tfdata import pipeline, records
+from fer_tfdata import ferplus, pipeline, records
 from fer_tfdata.errors import InputError
-from fer_tfdata.expressions import EXPRESSIONS, NUM_EXPRESSIONS
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
 from fer_tfdata.run_directory import check_model
 
 TestTimeAveraging = Literal["none", "flip"]
+EvaluationLabels = Literal["auto", "fer2013", "ferplus_majority"]
 
 _CALIBRATION_BINS: Final = 15  # as in Guo et al. 2017
 
@@ -26,8 +28,8 @@ class Predictions:
     """What a model says of a split, in the split's order.
 
     Attributes:
-      probabilities: float64 [n, 7].
-      labels: int64 [n].
+      probabilities: float64 [n, expressions].
+      labels: int64 [n], ids of those expressions.
       rows: int64 [n], the rows of the source.
     """
 
@@ -64,7 +66,10 @@ def predict_dataset(
 
 
 def compute_metrics(
-    predictions: Predictions, *, leaked_rows: frozenset[int] = frozenset()
+    predictions: Predictions,
+    *,
+    expressions: Sequence[str] = EXPRESSIONS,
+    leaked_rows: frozenset[int] = frozenset(),
 ) -> dict[str, Any]:
     """Returns the figures of `metrics.json` that follow from the predictions alone.
 
@@ -75,6 +80,7 @@ def compute_metrics(
 
     Args:
       predictions: of a whole split.
+      expressions: what the probabilities are of, in order.
       leaked_rows: rows whose image also stands in the training split; the `_leak_free` figures
         leave them out.
     """
@@ -82,7 +88,7 @@ def compute_metrics(
     chosen = probabilities.argmax(axis=1)
     correct = chosen == labels
     kept = ~np.isin(predictions.rows, sorted(leaked_rows))
-    classes = np.arange(NUM_EXPRESSIONS)
+    classes = np.arange(len(expressions))
     of_labels = probabilities[np.arange(len(labels)), labels]
     precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(
         labels, chosen, labels=classes, zero_division=0.0
@@ -101,7 +107,7 @@ def compute_metrics(
                 "f1": float(f1[i]),
                 "support": int(support[i]),
             }
-            for i, name in enumerate(EXPRESSIONS)
+            for i, name in enumerate(expressions)
         },
         "confusion_matrix": sklearn.metrics.confusion_matrix(
             labels, chosen, labels=classes
@@ -116,6 +122,7 @@ def evaluate(
     split: records.Split,
     *,
     model_name: str,
+    labels: EvaluationLabels = "auto",
     tta: TestTimeAveraging = "none",
     batch_size: int = 512,
 ) -> dict[str, Any]:
@@ -125,14 +132,19 @@ def evaluate(
       model: uint8 images to logits, as `run_directory.load_model` returns it.
       split: as `records.open_split` returns it.
       model_name: what the result calls the model, usually its path.
+      labels: what counts as true; "auto" takes what the model's outputs mean (`choose_labels`).
       tta: "flip" averages over each image and its mirror image.
       batch_size: images at a time; the figures do not depend on it.
 
     Raises:
-      InputError: the model does not take such images, or a shard is damaged.
+      InputError: the model does not take such images or does not know such labels, the split has
+        no such labels, or a shard is damaged.
     """
-    _check_model(model, model_name)
-    dataset = pipeline.eval_dataset(split, batch_size=batch_size, fields=("image", "label", "row"))
+    expressions = _check_model(model, split, model_name)
+    truth = _check_labels(labels, expressions, split.schema, model_name)
+    dataset = pipeline.eval_dataset(
+        split, labels=truth, batch_size=batch_size, fields=("image", "label", "row")
+    )
     try:
         predictions = predict_dataset(model, dataset, tta=tta)
     except records.READ_ERRORS as error:
@@ -140,23 +152,69 @@ def evaluate(
         raise InputError(f"{split.directory}: a record cannot be read: {error.message}") from error
     return {
         "split": split.name,
-        **compute_metrics(predictions, leaked_rows=split.leaked_rows),
+        "labels": truth,
+        **compute_metrics(predictions, expressions=expressions, leaked_rows=split.leaked_rows),
         "tta": tta,
         "model": model_name,
         "manifest_sha256": split.manifest_sha256,
     }
 
 
-def _check_model(model: keras.Model, name: str) -> None:
+def choose_labels(num_outputs: int, schema: records.Schema) -> str:
+    """Returns what a model's outputs mean on a data set, one of `ferplus.LABELS`.
+
+    Eight outputs mean FER+'s majority where there are votes; as many as the data set has
+    expressions mean its own labels.
+
+    Raises:
+      InputError: they mean nothing there.
+    """
+    if num_outputs == len(EIGHT_EXPRESSIONS) and schema.has_votes:
+        return "ferplus_majority"
+    if num_outputs == len(schema.expressions):
+        return ferplus.OWN_LABELS
+    remedy = (
+        f"convert again with --ferplus_csv, or take the labels as they are with "
+        f"--labels={ferplus.OWN_LABELS}"
+        if num_outputs > len(schema.expressions)
+        else "measure it on data whose labels it knows"
+    )
+    raise InputError(
+        f"expected a model of {len(schema.expressions)} expressions, as the records' labels have, "
+        f"received one of {num_outputs}; {remedy}"
+    )
+
+
+def _check_labels(
+    labels: str, expressions: Sequence[str], schema: records.Schema, model_name: str
+) -> str:
+    """Returns what counts as true."""
+    if labels == "auto":
+        try:
+            return choose_labels(len(expressions), schema)
+        except InputError as error:
+            raise InputError(f"{model_name}: {error}") from error
+    wanted = pipeline.class_names(schema, labels)
+    if len(expressions) < len(wanted):
+        raise InputError(
+            f"{model_name}: expected a model of {len(wanted)} expressions for labels={labels}, "
+            f"received one of {len(expressions)}; choose other --labels"
+        )
+    return labels
+
+
+def _check_model(model: keras.Model, split: records.Split, name: str) -> tuple[str, ...]:
+    """Checks that the model takes the split's images; returns its expressions."""
     try:
-        received = check_model(model)
+        form = check_model(model)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    if received != records.IMAGE_SHAPE:
+    if form.image_shape != split.schema.image_shape:
         raise InputError(
-            f"{name}: expected a model of images {records.IMAGE_SHAPE}, as the records hold, "
-            f"received one of {received}"
+            f"{name}: expected a model of images {split.schema.image_shape}, as the records hold, "
+            f"received one of {form.image_shape}"
         )
+    return form.expressions
 
 
 def expected_calibration_error(

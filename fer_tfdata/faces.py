@@ -4,27 +4,15 @@ Importing this imports no TensorFlow.
 """
 
 import dataclasses
-import os
-import warnings
 from pathlib import Path
 from typing import Final, Literal
 
 import cv2
 import cv2.data
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fer_tfdata.errors import InputError
-
-Pixels = npt.NDArray[np.uint8]
-
-# Raster formats alone: Pillow would hand an EPS to Ghostscript, whatever the file's name says.
-IMAGE_FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-IMAGE_SUFFIXES: Final = frozenset(
-    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff"}
-    | {".webp"}
-)
+from fer_tfdata import images
+from fer_tfdata.images import Pixels
 
 FacesMode = Literal["auto", "detect", "whole"]
 
@@ -60,67 +48,6 @@ class Face:
 
     box: Box
     crop: Pixels
-
-
-def read_image(path: str | os.PathLike[str]) -> Pixels:
-    """Reads an image file the way a viewer shows it, as RGB uint8 `[height, width, 3]`.
-
-    The camera's orientation (EXIF) is applied, transparency becomes white, 16 bits become 8, and
-    of an animation the first picture is taken.
-
-    Raises:
-      InputError: if the file is no image, is damaged or cut short, or has more pixels than
-        Pillow's limit against decompression bombs.
-    """
-    path = Path(path)
-    if not path.is_file():
-        received = "something that is not a file" if path.exists() else "nothing there"
-        raise InputError(f"{path}: expected an image file, received {received}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged metadata and the like: no reader's concern
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=IMAGE_FORMATS) as image:
-                return _rgb(ImageOps.exif_transpose(image))
-    except UnidentifiedImageError as error:
-        expected = f"an image ({', '.join(IMAGE_FORMATS)})"
-        received = (
-            "a file of another kind, or a damaged one" if path.stat().st_size else "an empty file"
-        )
-        raise InputError(f"{path}: expected {expected}, received {received}") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        limit = f"at most {Image.MAX_IMAGE_PIXELS} pixels"
-        raise InputError(
-            f"{path}: expected an image of {limit}, received a larger one; make it smaller"
-        ) from error
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except Exception as error:  # a damaged file makes a decoder raise nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: expected a complete image, received: {reason}") from error
-
-
-def as_rgb(pixels: npt.NDArray[np.generic]) -> Pixels:
-    """Returns an image in memory as RGB uint8 `[height, width, 3]`.
-
-    Args:
-      pixels: uint8, gray `[height, width]` or `[height, width, 1]`, or RGB `[height, width, 3]`.
-
-    Raises:
-      InputError: if it is something else, or empty.
-    """
-    shape = pixels.shape
-    gray = len(shape) == 2 or (len(shape) == 3 and shape[2] == 1)
-    colour = len(shape) == 3 and shape[2] == 3
-    if pixels.dtype != np.uint8 or not (gray or colour) or not pixels.size:
-        raise InputError(
-            "expected an image as uint8 [height, width], [height, width, 1] or"
-            f" [height, width, 3], received {pixels.dtype} {list(shape)}"
-        )
-    image: Pixels = pixels.astype(np.uint8, copy=False)
-    if colour:
-        return image
-    return np.repeat(image.reshape(*shape[:2], 1), 3, axis=2)
 
 
 class FaceDetector:
@@ -213,33 +140,7 @@ def fit_face(image: Pixels, size: int) -> Pixels:
     Returns:
       uint8 `[size, size]`.
     """
-    height, width = image.shape[:2]
-    scale = size / max(height, width)
-    fitted_size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    fitted = _resized(_gray(image), fitted_size)
-    missing = (size - fitted_size[1], size - fitted_size[0])
-    return np.pad(fitted, [(n // 2, n - n // 2) for n in missing], mode="edge")
-
-
-def _rgb(image: Image.Image) -> Pixels:
-    if image.mode.startswith(("I", "F")):
-        return as_rgb(_eight_bits(np.asarray(image)))
-    if image.has_transparency_data:
-        # A transparent pixel's own colour is arbitrary, and invisible to who made the picture.
-        shown = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
-
-
-def _eight_bits(values: npt.NDArray[np.generic]) -> Pixels:
-    integers = np.issubdtype(values.dtype, np.integer)
-    if not integers or values.min() < 0 or values.max() > 0xFFFF:
-        raise InputError(
-            "expected pixels of 8 or 16 bits,"
-            f" received {values.dtype} from {values.min()} to {values.max()}"
-        )
-    high_bytes: Pixels = (values.astype(np.uint16) >> 8).astype(np.uint8)
-    return high_bytes
+    return images.fit(_gray(image)[..., np.newaxis], size)[..., 0]
 
 
 def _gray(image: Pixels) -> Pixels:

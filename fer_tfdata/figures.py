@@ -13,7 +13,7 @@ import seaborn
 
 from fer_tfdata import atomic
 from fer_tfdata.errors import InputError
-from fer_tfdata.expressions import EXPRESSIONS
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS
 
 if TYPE_CHECKING:
     import keras
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 def confusion_matrix(metrics: Mapping[str, Any], path: Path) -> None:
     """Draws the confusion matrix of `metrics.json`: counts, coloured by the share of the row."""
     counts = np.array(metrics["confusion_matrix"])
+    expressions = EIGHT_EXPRESSIONS[: len(counts)]  # which begin with the seven
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = matplotlib.figure.Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
@@ -35,8 +36,8 @@ def confusion_matrix(metrics: Mapping[str, Any], path: Path) -> None:
         vmin=0,
         vmax=1,
         square=True,
-        xticklabels=EXPRESSIONS,
-        yticklabels=EXPRESSIONS,
+        xticklabels=expressions,
+        yticklabels=expressions,
         cbar_kws={"label": "share of the true expression"},
         ax=axes,
     )

@@ -1,4 +1,4 @@
-"""The probabilities of the seven expressions for every face in an image.
+"""The probabilities of the expressions for every face in an image.
 
 Importing this imports no TensorFlow; loading a model does.
 """
@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from fer_tfdata import faces, run_directory
+from fer_tfdata import faces, images, run_directory
 from fer_tfdata.errors import InputError
-from fer_tfdata.expressions import EXPRESSIONS, NUM_EXPRESSIONS
-from fer_tfdata.faces import Box, Face, FacesMode, Pixels
+from fer_tfdata.faces import Box, Face, FacesMode
+from fer_tfdata.images import Pixels
 
 if TYPE_CHECKING:
     import keras
@@ -31,7 +31,7 @@ class FacePrediction:
 
     Attributes:
       box: where the face stands in its image.
-      probabilities: by expression, in the order of `EXPRESSIONS`; they sum to one.
+      probabilities: by expression, in the order of the model's; they sum to one.
     """
 
     box: Box
@@ -60,7 +60,8 @@ class Predictor:
 
         Args:
           model: maps uint8 images `[N, side, side, channels]` with one or three channels, as they
-            are (it scales them itself), to seven logits in the order of `EXPRESSIONS`.
+            are (it scales them itself), to seven logits in the order of `EXPRESSIONS`, or eight in
+            that of `EIGHT_EXPRESSIONS`.
           mode: see `faces.find_faces`.
 
         Raises:
@@ -68,7 +69,7 @@ class Predictor:
             it to see.
         """
         self._model = model
-        self._input_shape = run_directory.check_model(model)
+        self._form = run_directory.check_model(model)
         self._mode: FacesMode = mode
         self._detector = faces.FaceDetector()
 
@@ -77,13 +78,18 @@ class Predictor:
         """Loads the model of a run directory or a `.keras` file.
 
         Raises:
-          InputError: if there is none, or it is no model of seven expressions.
+          InputError: if there is none, or it is no model of expressions.
         """
         model = run_directory.load_model(path)
         try:
             return cls(model, mode=mode)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """The expressions that the model knows, in the order of its probabilities."""
+        return self._form.expressions
 
     def predict_faces(self, crops: Pixels) -> npt.NDArray[np.float32]:
         """Returns the probabilities of the expressions for face crops.
@@ -92,22 +98,22 @@ class Predictor:
           crops: uint8 `[N, side, side, channels]`, as the model takes them.
 
         Returns:
-          float32 `[N, 7]` in the order of `EXPRESSIONS`; every row sums to one.
+          float32 `[N, 7 or 8]` in the order of `expressions`; every row sums to one.
 
         Raises:
           InputError: if the crops have another shape or type, or if the model returns anything
             but finite logits.
         """
-        if crops.dtype != np.uint8 or crops.shape[1:] != self._input_shape:
+        if crops.dtype != np.uint8 or crops.shape[1:] != self._form.image_shape:
             raise InputError(
-                f"expected face crops as uint8 {['N', *self._input_shape]},"
+                f"expected face crops as uint8 {['N', *self._form.image_shape]},"
                 f" received {crops.dtype} {list(crops.shape)}"
             )
         starts = range(0, len(crops), BATCH_SIZE)
         batches = [crops[start : start + BATCH_SIZE] for start in starts]
         logits = [np.asarray(self._model.predict_on_batch(batch)) for batch in batches]
         if not logits:
-            return np.empty((0, NUM_EXPRESSIONS), np.float32)
+            return np.empty((0, len(self.expressions)), np.float32)
         return _softmax(_check_logits(np.concatenate(logits)))
 
     def predict_image(
@@ -121,7 +127,7 @@ class Predictor:
         Raises:
           InputError: if the image cannot be read, or the model does not do as it must.
         """
-        pixels = faces.as_rgb(image) if isinstance(image, np.ndarray) else faces.read_image(image)
+        pixels = images.as_rgb(image) if isinstance(image, np.ndarray) else images.read_image(image)
         found = self._find(pixels)
         return self._classify(found)
 
@@ -137,7 +143,7 @@ class Predictor:
         pending: list[tuple[Path, list[Face], str | None]] = []
         for path in paths:
             try:
-                pending.append((path, self._find(faces.read_image(path)), None))
+                pending.append((path, self._find(images.read_image(path)), None))
             except InputError as error:
                 pending.append((path, [], str(error)))
             num_faces = sum(len(found) for _, found, _ in pending)
@@ -148,7 +154,7 @@ class Predictor:
 
     def _find(self, image: Pixels) -> list[Face]:
         return faces.find_faces(
-            image, self._detector, mode=self._mode, crop_size=self._input_shape[0]
+            image, self._detector, mode=self._mode, crop_size=self._form.image_shape[0]
         )
 
     def _classify(self, found: Sequence[Face]) -> list[FacePrediction]:
@@ -156,9 +162,9 @@ class Predictor:
             return []
         # The model saw FER2013, which is gray; one with three channels saw the gray three times.
         crops = np.stack([face.crop for face in found])[..., np.newaxis]
-        crops = np.repeat(crops, self._input_shape[2], axis=3)
+        crops = np.repeat(crops, self._form.image_shape[2], axis=3)
         return [
-            FacePrediction(face.box, dict(zip(EXPRESSIONS, row.tolist(), strict=True)))
+            FacePrediction(face.box, dict(zip(self.expressions, row.tolist(), strict=True)))
             for face, row in zip(found, self.predict_faces(crops), strict=True)
         ]
 
@@ -211,7 +217,7 @@ def annotate(image: Pixels, predictions: Iterable[FacePrediction]) -> Pixels:
     taken = [corners for _, corners in drawn]
     for prediction, corners in drawn:
         _draw_face(draw, canvas.size, corners, prediction)
-        panel = _panel_corners(canvas.size, corners, taken)
+        panel = _panel_corners(canvas.size, corners, taken, len(prediction.probabilities))
         if panel is not None:
             _draw_bars(draw, panel, prediction)
             taken.append(panel)
@@ -252,11 +258,11 @@ def _draw_face(
 
 
 def _panel_corners(
-    size: tuple[int, int], corners: _Corners, taken: Iterable[_Corners]
+    size: tuple[int, int], corners: _Corners, taken: Iterable[_Corners], num_bars: int
 ) -> _Corners | None:
     """Returns where the bars of a face have room beside it and cover nothing, right or left."""
     unit = _unit(size, corners)
-    width, height, gap = unit * 10, round(unit * 1.25) * NUM_EXPRESSIONS + unit, unit // 2
+    width, height, gap = unit * 10, round(unit * 1.25) * num_bars + unit, unit // 2
     top = max(0, min(corners[1], size[1] - height))
     for left in (corners[2] + gap, corners[0] - gap - width):
         panel = (left, top, left + width, top + height)
@@ -272,7 +278,7 @@ def _overlap(a: _Corners, b: _Corners) -> bool:
 
 def _draw_bars(draw: ImageDraw.ImageDraw, panel: _Corners, prediction: FacePrediction) -> None:
     left, top, right, bottom = panel
-    pitch = (bottom - top) / (NUM_EXPRESSIONS + 0.8)
+    pitch = (bottom - top) / (len(prediction.probabilities) + 0.8)
     pad = pitch * 0.4
     font = ImageFont.load_default(pitch * 0.75)
     draw.rectangle(panel, fill=_BACKGROUND)

@@ -2,15 +2,18 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from fer_tfdata.errors import InputError
-from fer_tfdata.expressions import NUM_EXPRESSIONS
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
 
 if TYPE_CHECKING:
     import keras
+
+# By the number of logits; an id means the same in both.
+_EXPRESSIONS_OF_OUTPUTS: Final = {len(names): names for names in (EXPRESSIONS, EIGHT_EXPRESSIONS)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +100,25 @@ def load_model(path: Path) -> "keras.Model":
         raise InputError(f"{file}: expected a Keras model file, received: {reason}") from error
 
 
-def check_model(model: "keras.Model") -> tuple[int, int, int]:
-    """Checks that a model is one of seven expressions, and returns its input shape.
+@dataclasses.dataclass(frozen=True)
+class ModelForm:
+    """What a model takes, and what it says.
+
+    Attributes:
+      image_shape: height, width and channels; height and width are equal.
+      expressions: what its logits stand for, `EXPRESSIONS` or `EIGHT_EXPRESSIONS`.
+    """
+
+    image_shape: tuple[int, int, int]
+    expressions: tuple[str, ...]
+
+
+def check_model(model: "keras.Model") -> ModelForm:
+    """Checks that a model is one of expressions, and returns its form.
 
     Args:
-      model: must take uint8 images [n, side, side, 1 or 3] and return seven logits.  A few random
-        images go through it, to tell logits from probabilities.
-
-    Returns:
-      `(side, side, channels)`.
+      model: must take uint8 images [n, side, side, 1 or 3] and return seven or eight logits.  A few
+        random images go through it, to tell logits from probabilities.
 
     Raises:
       InputError: it is something else.
@@ -124,13 +137,14 @@ def check_model(model: "keras.Model") -> tuple[int, int, int]:
             f" received one that takes {dtype} {list(shape)}"
         )
     returned = tuple(model.outputs[0].shape)
-    if len(returned) != 2 or returned[1] != NUM_EXPRESSIONS:
+    if len(returned) != 2 or returned[1] not in _EXPRESSIONS_OF_OUTPUTS:
+        numbers = " or ".join(str(number) for number in _EXPRESSIONS_OF_OUTPUTS)
         raise InputError(
-            f"expected a model that returns logits [N, {NUM_EXPRESSIONS}],"
+            f"expected a model that returns logits [N, {numbers}],"
             f" received one that returns {list(returned)}"
         )
     _check_not_probabilities(model, shape[1:])
-    return shape[1], shape[2], shape[3]
+    return ModelForm((shape[1], shape[2], shape[3]), _EXPRESSIONS_OF_OUTPUTS[returned[1]])
 
 
 def _check_not_probabilities(model: "keras.Model", input_shape: tuple[int, ...]) -> None:

@@ -8,6 +8,7 @@ import math
 from typing import Final
 
 from fer_tfdata.errors import InputError
+from fer_tfdata.ferplus import LABELS, OWN_LABELS
 
 MODELS: Final = ("seed_cnn",)  # the names in `models.BUILDERS`
 PRECISIONS: Final = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
@@ -19,6 +20,7 @@ class TrainConfig:
 
     Attributes:
       data_dir: as `make_tfrecords --output_dir` wrote it.
+      labels: what the images are labelled with, one of `ferplus.LABELS`.
       model: one of `MODELS`.
       epochs: passes over the training split.
       batch_size: images a step.
@@ -28,6 +30,7 @@ class TrainConfig:
     """
 
     data_dir: str
+    labels: str = OWN_LABELS
     model: str = "seed_cnn"
     epochs: int = 15
     batch_size: int = 64
@@ -41,7 +44,8 @@ class TrainConfig:
         Raises:
           InputError: one is out of its range; the message names it.
         """
-        for name, known in (("model", MODELS), ("precision", PRECISIONS)):
+        choices = (("labels", LABELS), ("model", MODELS), ("precision", PRECISIONS))
+        for name, known in choices:
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"{name}: expected one of {', '.join(known)}, received {value!r}")

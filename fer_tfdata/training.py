@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import fer_tfdata
-from fer_tfdata import atomic, augmentation, evaluation, figures, pipeline, records
+from fer_tfdata import atomic, augmentation, evaluation, ferplus, figures, pipeline, records
 from fer_tfdata.callbacks import (
     Backup,
     EpochReport,
@@ -58,14 +58,15 @@ def train(
       The content of `metrics.json`.
 
     Raises:
-      InputError: the data are missing or damaged, the run directory is in use or was started with
-        another configuration, the precision does not suit the device, or the loss is not finite.
+      InputError: the data are missing or damaged or have not the labels asked for, the run
+        directory is in use or was started with another configuration, the precision does not suit
+        the device, or the loss is not finite.
     """
     policy = choose_policy(config.precision)
     data_dir = Path(config.data_dir)
     train_split = records.open_split(data_dir, "train", verify=verify)
     validation_split = records.open_split(data_dir, "validation", verify=verify)
-    pipeline.steps_per_epoch(train_split, config.batch_size)  # refuses before anything is made
+    _check_data(config, train_split, validation_split)  # before anything is made
     run = RunDirectory(run_dir)
     _prepare(run, config, resume=resume)
     with _locked(run):
@@ -77,6 +78,21 @@ def train(
         return _run(config, run, policy, train_split, validation_split)
 
 
+def _check_data(
+    config: TrainConfig, train_split: records.Split, validation_split: records.Split
+) -> None:
+    """Checks that there is what the training and its validation need.
+
+    Raises:
+      InputError: the labels are not there, or there is not one full batch.
+    """
+    pipeline.steps_per_epoch(train_split, config.batch_size, config.labels)
+    num_classes = len(pipeline.class_names(train_split.schema, config.labels))
+    measured = evaluation.choose_labels(num_classes, validation_split.schema)
+    for labels in (config.labels, measured):
+        pipeline.usable_examples(validation_split, labels)
+
+
 def _run(
     config: TrainConfig,
     run: RunDirectory,
@@ -84,16 +100,17 @@ def _run(
     train_split: records.Split,
     validation_split: records.Split,
 ) -> dict[str, Any]:
-    steps = pipeline.steps_per_epoch(train_split, config.batch_size)
+    steps = pipeline.steps_per_epoch(train_split, config.batch_size, config.labels)
 
     keras.utils.set_random_seed(config.seed)
-    model = build_training_model(config, policy)
+    model = build_training_model(config, policy, train_split.schema)
     backup = Backup(run.checkpoints / "backup")
     past = _past_epochs(run, backup.completed_epochs(model, steps))
     _write_history(run.history, past)
     _skip_random_numbers(model, len(past) * steps)
     dataset = pipeline.train_dataset(
         train_split,
+        labels=config.labels,
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=len(past) * steps,
@@ -104,7 +121,9 @@ def _run(
             dataset,
             epochs=config.epochs,
             steps_per_epoch=steps,
-            validation_data=pipeline.eval_dataset(validation_split, batch_size=_EVAL_BATCH),
+            validation_data=pipeline.eval_dataset(
+                validation_split, labels=config.labels, batch_size=_EVAL_BATCH
+            ),
             callbacks=_callbacks(run, config, backup, past, steps),
             shuffle=False,  # the dataset is, and Keras would warn that it cannot
             verbose=0,
@@ -116,7 +135,7 @@ def _run(
             f"{config.data_dir}: a record could not be read: {error.message}"
         ) from error
 
-    chosen = _export(model, config, run)
+    chosen = _export(model, config, train_split.schema, run)
     metrics = evaluation.evaluate(chosen, validation_split, model_name=str(run.model))
     _draw_figures(run, chosen, metrics)
     _write_json(run.metrics, metrics)
@@ -133,20 +152,43 @@ class TrainingModel(keras.Model):
             super().save_weights(temporary, overwrite=True, **kwargs)
 
 
-def build_training_model(config: TrainConfig, policy: str) -> keras.Model:
-    """Builds and compiles the model that `fit` trains: fast layers under a dtype policy."""
+def build_training_model(config: TrainConfig, policy: str, schema: records.Schema) -> keras.Model:
+    """Builds and compiles the model that `fit` trains: fast layers under a dtype policy.
+
+    Its `accuracy` is against the label, or against the expression with most votes.
+    """
+    soft = config.labels == "ferplus_distribution"
+    loss = (
+        keras.losses.CategoricalCrossentropy if soft else keras.losses.SparseCategoricalCrossentropy
+    )
+    accuracy = (
+        keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
+    )
     with policy_scope(policy):
-        plain = BUILDERS[config.model]()
+        plain = _build(config, schema)
         fast = with_fast_layers(plain)
         model = TrainingModel(fast.inputs, fast.outputs, name=plain.name)
         model.compile(
             optimizer=keras.optimizers.Adam(config.learning_rate),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
+            loss=loss(from_logits=True),
+            metrics=[accuracy("accuracy")],
         )
     # Built now, so that a backup finds the optimizer's variables.
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+def _build(config: TrainConfig, schema: records.Schema) -> keras.Model:
+    """Builds the network for the images and the labels of a data set."""
+    size, _, channels = schema.image_shape
+    num_classes = len(pipeline.class_names(schema, config.labels))
+    try:
+        return BUILDERS[config.model](image_size=size, channels=channels, num_classes=num_classes)
+    except ValueError as error:
+        raise InputError(
+            f"{config.data_dir}: expected images that {config.model} can take, received images of "
+            f"{size}x{size} pixels; convert again with a larger --image_size"
+        ) from error
 
 
 def _callbacks(
@@ -193,7 +235,11 @@ def _prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
                 f"{run.root}: holds a run already; continue it with --resume, or choose another "
                 "--run_dir"
             )
-        started = json.loads(run.config.read_text(encoding="utf-8"))
+        # Runs from before there was a choice of labels name none.
+        started = {
+            "labels": ferplus.OWN_LABELS,
+            **json.loads(run.config.read_text(encoding="utf-8")),
+        }
         # Which data these are, their manifest's checksum says; they may have moved.
         changed = [
             f"{name} {started.get(name)!r} (now {value!r})"
@@ -286,11 +332,13 @@ def _draw_figures(run: RunDirectory, model: keras.Model, metrics: Mapping[str, A
             _log.warning("%s could not be drawn: %s", run.figures / name, error)
 
 
-def _export(model: keras.Model, config: TrainConfig, run: RunDirectory) -> keras.Model:
+def _export(
+    model: keras.Model, config: TrainConfig, schema: records.Schema, run: RunDirectory
+) -> keras.Model:
     """Writes the best weights as a model of stock layers in float32; returns what was written."""
     model.load_weights(run.checkpoints / "best.weights.h5")
     with policy_scope("float32"):
-        plain = BUILDERS[config.model]()
+        plain = _build(config, schema)
     plain.set_weights(model.get_weights())
     with atomic.replacing(run.model) as temporary:
         plain.save(temporary)

@@ -1,8 +1,11 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from fer_tfdata import demo_faces, sources
+from fer_tfdata import demo_faces
+from fer_tfdata.expressions import EXPRESSIONS
+from fer_tfdata.sources import KaggleCsv
 
 
 @pytest.fixture(scope="session")
@@ -16,11 +19,25 @@ def demo_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_data_dir(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data directory converted from `demo_csv`; for reading only."""
-    from fer_tfdata import records  # here, since it imports TensorFlow
+    from fer_tfdata import conversion  # here, since it imports TensorFlow
 
     data_dir = tmp_path_factory.mktemp("demo_data")
-    records.write_dataset(sources.read_kaggle_csv(demo_csv), data_dir, source=demo_csv)
+    conversion.convert(KaggleCsv((demo_csv,)), data_dir)
     return data_dir
+
+
+@pytest.fixture(scope="session")
+def image_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn faces as SPLIT/EXPRESSION/*.png: 10 of each in train, 3 each in the other splits."""
+    root = tmp_path_factory.mktemp("images")
+    for split, count, seed in (("train", 10, 0), ("validation", 3, 1), ("test", 3, 2)):
+        for label, expression in enumerate(EXPRESSIONS):
+            folder = root / split / expression
+            folder.mkdir(parents=True)
+            for number in range(count):
+                face = demo_faces.draw_face(label, seed=1000 * seed + number)
+                Image.fromarray(face).save(folder / f"{number}.png")
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,21 @@
+import dataclasses
 import json
+from typing import get_args
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 
-from fer_tfdata import evaluation, records
+from fer_tfdata import conversion, evaluation, ferplus, records
 from fer_tfdata.errors import InputError
 from fer_tfdata.evaluation import Predictions
-from fer_tfdata.expressions import EXPRESSIONS
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
+from fer_tfdata.sources import KaggleCsv
+from tests.batch_source import BatchSource, random_batch
+from tests.ferplus_test import votes_on_every_row
+from tools import evaluate
 
 
 def predictions(chosen, labels, *, confidence=0.7) -> Predictions:
@@ -66,13 +73,13 @@ def test_expected_calibration_error(confidences, correct, expected) -> None:
     assert error == pytest.approx(expected)
 
 
-def asymmetric_model() -> keras.Model:
+def asymmetric_model(outputs: int = 7) -> keras.Model:
     """Looks at the left half of the image alone."""
     inputs = keras.Input((48, 48, 1), dtype="uint8")
     x = keras.layers.Rescaling(1 / 255)(inputs)
     x = keras.layers.Cropping2D(((0, 0), (0, 24)))(x)
     x = keras.layers.Flatten()(keras.layers.AveragePooling2D(8)(x))
-    return keras.Model(inputs, keras.layers.Dense(7)(x))
+    return keras.Model(inputs, keras.layers.Dense(outputs)(x))
 
 
 def test_flip_averages_an_image_and_its_mirror_image() -> None:
@@ -97,9 +104,9 @@ def test_metrics_have_the_fields_of_the_contract(demo_data_dir) -> None:
     assert set(metrics) == {
         *("split", "examples", "accuracy", "accuracy_ci95", "macro_f1", "nll", "ece"),
         *("per_expression", "confusion_matrix", "accuracy_leak_free", "examples_leak_free"),
-        *("tta", "model", "manifest_sha256"),
+        *("labels", "tta", "model", "manifest_sha256"),
     }
-    assert metrics["examples"] == 35
+    assert (metrics["examples"], metrics["labels"]) == (35, "fer2013")
     assert (metrics["split"], metrics["tta"], metrics["model"]) == ("test", "none", "m")
     again = evaluation.evaluate(asymmetric_model(), split, model_name="m", batch_size=35)
     assert again["examples"] == 35
@@ -107,9 +114,9 @@ def test_metrics_have_the_fields_of_the_contract(demo_data_dir) -> None:
 
 def test_a_model_of_other_classes_is_refused(demo_data_dir) -> None:
     inputs = keras.Input((48, 48, 1), dtype="uint8")
-    model = keras.Model(inputs, keras.layers.Dense(8)(keras.layers.Flatten()(inputs)))
+    model = keras.Model(inputs, keras.layers.Dense(6)(keras.layers.Flatten()(inputs)))
     split = records.open_split(demo_data_dir, "test")
-    with pytest.raises(InputError, match=r"m: expected a model .* received one .* \[None, 8\]"):
+    with pytest.raises(InputError, match=r"m: expected a model .* received one .* \[None, 6\]"):
         evaluation.evaluate(model, split, model_name="m")
 
 
@@ -128,3 +135,96 @@ def test_a_model_of_another_size_is_refused(demo_data_dir) -> None:
     split = records.open_split(demo_data_dir, "test")
     with pytest.raises(InputError, match=r"received one of \(64, 64, 1\)"):
         evaluation.evaluate(model, split, model_name="m")
+
+
+@pytest.fixture(scope="module")
+def voted_split(demo_csv, tmp_path_factory) -> records.Split:
+    """The drawn faces' validation with made-up FER+ votes."""
+    directory = tmp_path_factory.mktemp("voted")
+    votes = votes_on_every_row(demo_csv, directory / "votes.csv")
+    conversion.convert(KaggleCsv((demo_csv,)), directory / "data", votes=votes)
+    return records.open_split(directory / "data", "validation")
+
+
+def test_a_model_of_eight_expressions_is_measured_against_ferplus(voted_split) -> None:
+    model = asymmetric_model(outputs=8)
+    metrics = evaluation.evaluate(model, voted_split, model_name="m", batch_size=4)
+    arrays = records.load_split(voted_split)
+    labels = ferplus.majority(arrays["votes"])
+    kept = labels != NO_LABEL
+    chosen = model.predict_on_batch(arrays["image"]).argmax(axis=1)
+    assert metrics["labels"] == "ferplus_majority"
+    assert metrics["examples"] == kept.sum() < voted_split.examples
+    assert metrics["accuracy"] == pytest.approx((chosen == labels)[kept].mean())
+    assert list(metrics["per_expression"]) == list(EIGHT_EXPRESSIONS)
+    support = [of["support"] for of in metrics["per_expression"].values()]
+    assert support == np.bincount(labels[kept], minlength=8).tolist()
+    assert np.array(metrics["confusion_matrix"]).sum(axis=1).tolist() == support
+
+
+def test_a_model_of_seven_expressions_is_measured_against_the_own_labels(voted_split) -> None:
+    metrics = evaluation.evaluate(asymmetric_model(), voted_split, model_name="m")
+    assert (metrics["labels"], metrics["examples"]) == ("fer2013", 35)
+    assert list(metrics["per_expression"]) == list(EXPRESSIONS)
+    with pytest.raises(InputError, match="m: expected a model of 8 expressions for labels=ferplus"):
+        evaluation.evaluate(
+            asymmetric_model(), voted_split, model_name="m", labels="ferplus_majority"
+        )
+
+
+def test_the_labels_can_be_chosen(demo_data_dir, voted_split) -> None:
+    model = asymmetric_model(outputs=8)
+    metrics = evaluation.evaluate(model, voted_split, model_name="m", labels="fer2013")
+    assert (metrics["labels"], metrics["examples"]) == ("fer2013", 35)
+    assert list(metrics["per_expression"]) == list(EIGHT_EXPRESSIONS)
+    assert metrics["per_expression"]["contempt"]["support"] == 0
+    without_votes = records.open_split(demo_data_dir, "validation")
+    with pytest.raises(InputError, match=r"m: expected a model of 7 .*--ferplus_csv.*--labels"):
+        evaluation.evaluate(model, without_votes, model_name="m")
+    with pytest.raises(InputError, match="'validation': expected FER\\+ votes"):
+        evaluation.evaluate(model, without_votes, model_name="m", labels="ferplus_majority")
+
+
+@pytest.mark.parametrize(
+    ("num_outputs", "expressions", "has_votes", "labels"),
+    [
+        (7, EXPRESSIONS, False, "fer2013"),
+        (7, EXPRESSIONS, True, "fer2013"),
+        (8, EXPRESSIONS, True, "ferplus_majority"),
+        (8, EIGHT_EXPRESSIONS, False, "fer2013"),
+    ],
+)
+def test_what_the_outputs_mean(num_outputs, expressions, has_votes, labels) -> None:
+    schema = records.Schema((48, 48, 1), expressions, has_votes)
+    assert evaluation.choose_labels(num_outputs, schema) == labels
+
+
+def test_seven_outputs_mean_nothing_where_there_are_eight_expressions() -> None:
+    schema = records.Schema((48, 48, 1), EIGHT_EXPRESSIONS)
+    with pytest.raises(InputError, match=r"expected a model of 8 .* one of 7; measure it on"):
+        evaluation.choose_labels(7, schema)
+
+
+def test_leaked_images_that_ferplus_drops_are_counted_once(voted_split) -> None:
+    arrays = records.load_split(voted_split)
+    kept = ferplus.majority(arrays["votes"]) != NO_LABEL
+    leaked = frozenset([*arrays["row"][kept][:3].tolist(), *arrays["row"][~kept][:2].tolist()])
+    split = dataclasses.replace(voted_split, leaked_rows=leaked)
+    metrics = evaluation.evaluate(asymmetric_model(outputs=8), split, model_name="m")
+    assert metrics["examples_leak_free"] == metrics["examples"] - 3
+
+
+def test_a_split_without_labels_is_refused(tmp_path) -> None:
+    batch = random_batch(["test"] * 3)
+    batch.labels[:] = NO_LABEL
+    conversion.convert(BatchSource([batch]), tmp_path)
+    split = records.open_split(tmp_path, "test")
+    with pytest.raises(InputError, match=r"split 'test': expected a label .* 3 of 3 without one"):
+        evaluation.evaluate(asymmetric_model(), split, model_name="m")
+
+
+def test_the_program_offers_what_the_evaluation_takes() -> None:
+    values = flags.FlagValues()
+    evaluate.define_flags(values)
+    assert values["labels"].parser.enum_values == list(get_args(evaluation.EvaluationLabels))
+    assert values["tta"].parser.enum_values == list(get_args(evaluation.TestTimeAveraging))

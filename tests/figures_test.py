@@ -25,6 +25,20 @@ def test_the_confusion_matrix_shows_its_counts(tmp_path) -> None:
     assert diagonal > coloured_share(tmp_path / "empty.png") > 0
 
 
+def test_the_confusion_matrix_has_a_row_for_each_expression_of_the_model(tmp_path) -> None:
+    sizes = []
+    for number in (7, 8):
+        metrics = {
+            "split": "validation",
+            "accuracy": 1.0,
+            "examples": 80,
+            "confusion_matrix": np.full((number, number), 3).tolist(),
+        }
+        figures.confusion_matrix(metrics, tmp_path / f"{number}.png")
+        sizes.append(coloured_share(tmp_path / f"{number}.png"))
+    assert sizes[1] != sizes[0]
+
+
 def test_learning_curves_are_drawn_from_one_epoch_on(tmp_path) -> None:
     history = tmp_path / "history.csv"
     history.write_text("epoch,loss,accuracy,val_loss,val_accuracy\n0,2.0,0.1,1.9,0.2\n")

@@ -83,7 +83,10 @@ def test_programs_do_not_import_each_other() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["", "expressions", "sources", "demo_faces", "audit", "train_config", "command_line", "faces"],
+    [
+        *("", "expressions", "sources", "ferplus", "near_duplicates", "audit", "demo_faces"),
+        *("conversion_config", "train_config", "command_line", "images", "faces"),
+    ],
 )
 def test_light_modules_import_no_tensorflow(module: str) -> None:
     name = f"fer_tfdata.{module}".rstrip(".")

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from fer_tfdata import records
+from fer_tfdata import conversion, records
 from fer_tfdata.expressions import SPLITS
-from fer_tfdata.sources import RawBatch, read_kaggle_csv
+from fer_tfdata.sources import KaggleCsv, RawBatch
+from tests.batch_source import BatchSource
 from tools import make_tfrecords
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,11 +66,13 @@ def test_a_conversion_reports_and_is_not_repeated(
         "  train: 140 images in 1 shards (angry 20, disgust 20, fear 20, happy 20, sad 20, "
         "surprise 20, neutral 20)"
     )
-    assert lines[2] == "    0 repeat an earlier image of the split"
-    assert lines[3].startswith("  validation: 35 images in 1 shards (angry 5, ")
-    assert lines[4] == "    0 repeat an earlier image of the split, 0 also stand in train"
-    assert lines[5].startswith("  test: 35 images in 1 shards (angry 5, ")
-    assert lines[7:] == ["  0 images stand there with more than one label"]
+    assert lines[2].startswith("  validation: 35 images in 1 shards (angry 5, ")
+    assert lines[3].startswith("  test: 35 images in 1 shards (angry 5, ")
+    assert lines[4] == "Found in the source:"
+    assert "  0 images (0 rows) have conflicting labels" in lines
+    assert "  0 images are of one colour, 0 nearly so" in lines
+    assert "  in train, the most frequent expression is 1 times the rarest" in lines
+    assert not any(line.startswith(("Dropped", "Left out")) for line in lines)
     # Another process, the same bytes.
     before = contents(data_dir)
     assert before == contents(demo_data_dir)
@@ -99,17 +102,17 @@ def test_bad_rows_are_left_out_and_listed(demo_csv: Path, tmp_path: Path):
     assert process.stderr == ""
     output = process.stdout.splitlines()
     assert output[1].startswith("  train: 130 images in 4 shards (")
-    position = output.index("  12 rows were left out:")
+    position = output.index("Left out: 12 rows, which could not be used:")
     assert output[position + 1 :] == [
         *(
-            f"    line {line}: expected an emotion from 0 to 6, received '9'"
+            f"  {csv}, line {line}: expected an emotion from 0 to 6, received '9'"
             for line in range(2, 12)
         ),
-        f"    ... all of them in {tmp_path}/data/fer2013/1.0.0/manifest.json",
+        f"  ... all of them in {tmp_path}/data/fer2013/1.0.0/manifest.json",
     ]
     manifest = json.loads((tmp_path / "data/fer2013/1.0.0/manifest.json").read_bytes())
-    assert [(bad["row"], bad["line"]) for bad in manifest["rows_skipped"]] == [
-        (row, row + 2) for row in range(12)
+    assert [(bad["row"], bad["place"]) for bad in manifest["rows_skipped"]] == [
+        (row, f"{csv}, line {row + 2}") for row in range(12)
     ]
     rows = records.load_split(records.open_split(tmp_path / "data", "train"))["row"]
     assert rows.min() == 12
@@ -121,13 +124,14 @@ def test_bad_rows_are_left_out_and_listed(demo_csv: Path, tmp_path: Path):
         (["--csv=a.csv", "--output_dir=data", "--frobnicate"], ["frobnicate"]),
         (["--csv=a.csv", "--output_dir=data", "data"], ["unknown argument 'data'", "--help"]),
         (["--csv=a.csv"], ["--output_dir"]),
-        (["--output_dir=data"], ["--csv"]),
-        ([], ["--csv"]),
+        (["--output_dir=data"], ["--csv", "--image_dir", "received neither"]),
+        (["--csv=a.csv", "--image_dir=b", "--output_dir=data"], ["received both"]),
+        ([], ["--output_dir"]),
         (["--csv=a.csv", "--output_dir=data", "--num_shards=many"], ["num_shards", "many"]),
         (["--csv=a.csv", "--output_dir=data", "--on_bad_row=mend"], ["on_bad_row", "error|skip"]),
         (["--csv"], ["csv"]),
     ],
-    ids=["unknown", "positional", "no output", "no csv", "none", "number", "enum", "no value"],
+    ids=str,
 )
 def test_wrong_arguments_are_one_line(tmp_path: Path, arguments: list[str], parts: list[str]):
     process = subprocess.run(
@@ -147,7 +151,9 @@ def test_help_lists_every_flag(arguments: list[str]):
     process = run_program(*arguments)
     assert process.returncode == 0
     assert process.stderr == ""
-    assert process.stdout.startswith("Converts FER2013's CSV into sharded TFRecords")
+    assert process.stdout.startswith(
+        "Converts FER2013, or a folder of faces, into sharded TFRecords"
+    )
     values = flags.FlagValues()
     make_tfrecords.define_flags(values)
     names = set(values)
@@ -222,59 +228,61 @@ def assert_absent_or_complete(data_dir: Path, csv: Path) -> None:
 
 def test_a_killed_conversion_leaves_nothing_in_the_way(large_csv: Path, tmp_path: Path):
     data_dir = tmp_path / "data"
-    conversion = Conversion(large_csv, data_dir)
-    conversion.wait_until(lambda: any(conversion.work.glob("*.spool")))
-    conversion.stop()
-    assert conversion.process.returncode == -signal.SIGKILL
-    assert not conversion.directory.exists()
-    assert conversion.work.exists()
+    program = Conversion(large_csv, data_dir)
+    program.wait_until(lambda: any(program.work.glob("spool/*.tfrecord")))
+    program.stop()
+    assert program.process.returncode == -signal.SIGKILL
+    assert not program.directory.exists()
+    assert program.work.exists()
 
-    records.write_dataset(read_kaggle_csv(large_csv), data_dir, source=large_csv)
+    conversion.convert(KaggleCsv((large_csv,)), data_dir)
     assert_complete(data_dir, large_csv)
-    assert [path.name for path in conversion.directory.parent.iterdir()] == ["1.0.0"]
+    assert [path.name for path in program.directory.parent.iterdir()] == ["1.0.0"]
 
 
 def test_an_interrupt_is_one_line_and_leaves_nothing(large_csv: Path, tmp_path: Path):
-    conversion = Conversion(large_csv, tmp_path / "data")
-    conversion.wait_until(lambda: any(conversion.work.glob("*.spool")))
-    assert conversion.stop(signal.SIGINT) == "interrupted\n"
-    assert conversion.process.returncode == 130
+    program = Conversion(large_csv, tmp_path / "data")
+    program.wait_until(lambda: any(program.work.glob("spool/*.tfrecord")))
+    assert program.stop(signal.SIGINT) == "interrupted\n"
+    assert program.process.returncode == 130
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_a_second_program_is_refused(demo_csv: Path, tmp_path: Path):
+    (part,) = KaggleCsv((demo_csv,)).parts(1)
+
     def batches() -> Iterator[RawBatch]:
-        yield from read_kaggle_csv(demo_csv)
+        yield from part.batches(0)
         assert_refused(convert(demo_csv, tmp_path, "--overwrite"), "another process is writing it")
 
-    records.write_dataset(batches(), tmp_path, source=demo_csv)
+    conversion.convert(BatchSource(batches()), tmp_path)
     assert_complete(tmp_path, demo_csv)
 
 
 POINTS: dict[str, Callable[[Conversion], bool]] = {
-    "the directory": lambda conversion: conversion.work.exists(),
-    "a spool": lambda conversion: any(conversion.work.glob("*.spool")),
-    "the last spool": lambda conversion: (conversion.work / "test.spool").exists(),
-    "a shard": lambda conversion: any(conversion.work.glob("*.tfrecord-*")),
-    "the last shard": lambda conversion: any(conversion.work.glob("*-test.tfrecord-*")),
-    "TFDS metadata": lambda conversion: (conversion.work / "features.json").exists(),
-    "the manifest": lambda conversion: (conversion.work / "manifest.json").exists(),
-    "the final directory": lambda conversion: conversion.directory.exists(),
+    "the directory": lambda program: program.work.exists(),
+    "a spool": lambda program: any(program.work.glob("spool/*.tfrecord")),
+    "the last spool": lambda program: any(program.work.glob("spool/*-test.index")),
+    "a shard": lambda program: any(program.work.glob("*.tfrecord-*")),
+    "the last shard": lambda program: any(program.work.glob("*-test.tfrecord-*")),
+    "TFDS metadata": lambda program: (program.work / "features.json").exists(),
+    "the manifest": lambda program: (program.work / "manifest.json").exists(),
+    "the final directory": lambda program: program.directory.exists(),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_at_any_stage(large_csv: Path, tmp_path: Path, point: str):
-    conversion = Conversion(large_csv, tmp_path, "--num_shards=3")
-    conversion.wait_until(lambda: POINTS[point](conversion))
-    conversion.stop()
+    program = Conversion(large_csv, tmp_path, "--num_shards=3")
+    program.wait_until(lambda: POINTS[point](program))
+    program.stop()
     assert_absent_or_complete(tmp_path, large_csv)
     process = convert(large_csv, tmp_path, "--overwrite")
     assert process.returncode == 0, process.stderr
     assert_complete(tmp_path, large_csv)
-    assert [path.name for path in conversion.directory.parent.iterdir()] == ["1.0.0"]
+    assert [path.name for path in program.directory.parent.iterdir()] == ["1.0.0"]
 
 
 @pytest.mark.slow
@@ -290,18 +298,18 @@ def test_kills_at_random_moments(large_csv: Path, tmp_path: Path, overwrite: boo
 
     data_dir = tmp_path / "data"
     if overwrite:
-        records.write_dataset(read_kaggle_csv(large_csv), data_dir, source=large_csv)
+        conversion.convert(KaggleCsv((large_csv,)), data_dir)
     for delay in np.random.default_rng(0).uniform(0, 1.1 * seconds, 15):
-        conversion = Conversion(large_csv, data_dir, *["--overwrite"] * overwrite)
-        conversion.wait_until(conversion.work.exists)
+        program = Conversion(large_csv, data_dir, *["--overwrite"] * overwrite)
+        program.wait_until(program.work.exists)
         time.sleep(delay)
-        conversion.stop()
+        program.stop()
         assert_absent_or_complete(data_dir, large_csv)
         if overwrite:
-            replaced = conversion.directory.with_name(".1.0.0.replaced")
-            assert conversion.directory.exists() or replaced.exists()
-        elif conversion.directory.exists():
-            shutil.rmtree(conversion.directory)
+            replaced = program.directory.with_name(".1.0.0.replaced")
+            assert program.directory.exists() or replaced.exists()
+        elif program.directory.exists():
+            shutil.rmtree(program.directory)
     process = convert(large_csv, data_dir, "--overwrite")
     assert process.returncode == 0, process.stderr
     assert_complete(data_dir, large_csv)

@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 from collections import Counter
 from pathlib import Path
@@ -8,8 +9,12 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fer_tfdata import augmentation, pipeline, records
+from fer_tfdata import augmentation, conversion, ferplus, pipeline, records
 from fer_tfdata.errors import InputError
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
+from fer_tfdata.sources import KaggleCsv
+from tests.batch_source import BatchSource, random_batch
+from tests.ferplus_test import votes_on_every_row
 
 IN_MEMORY = pipeline.MEMORY_BUDGET_BYTES
 STREAMING = 0
@@ -18,6 +23,29 @@ STREAMING = 0
 @pytest.fixture(scope="module")
 def split(demo_data_dir: Path) -> records.Split:
     return records.open_split(demo_data_dir, "train")
+
+
+@pytest.fixture(scope="module")
+def voted_split(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> records.Split:
+    """The drawn faces' train with made-up FER+ votes, in three shards."""
+    directory = tmp_path_factory.mktemp("voted")
+    votes = votes_on_every_row(demo_csv, directory / "votes.csv")
+    conversion.convert(KaggleCsv((demo_csv,)), directory / "data", votes=votes, num_shards=3)
+    return records.open_split(directory / "data", "train")
+
+
+def expected_targets(split: records.Split, labels: str) -> dict[bytes, list[float]]:
+    """The target of every image that has one, by the image."""
+    arrays = records.load_split(split)
+    if labels == "ferplus_majority":
+        targets = ferplus.majority(arrays["votes"])
+        kept = targets != NO_LABEL
+    else:
+        targets = ferplus.distribution(arrays["votes"])
+        kept = targets.any(axis=1)
+    assert 0 < kept.sum() < len(kept)
+    images = keys(arrays["image"])
+    return {images[i]: targets[i].tolist() for i in np.flatnonzero(kept)}
 
 
 def batches(split, steps, **kwargs):
@@ -148,3 +176,156 @@ def test_the_batch_size_is_known_to_the_graph(split) -> None:
     for budget in (IN_MEMORY, STREAMING):
         dataset = pipeline.train_dataset(split, batch_size=16, seed=9, memory_budget_bytes=budget)
         assert dataset.element_spec[0] == tf.TensorSpec((16, 48, 48, 1), tf.uint8)
+
+
+@pytest.mark.parametrize("labels", ferplus.KINDS)
+@pytest.mark.parametrize("budget", [IN_MEMORY, STREAMING])
+def test_an_epoch_with_ferplus_is_that_of_the_images_its_voters_agree_on(
+    voted_split, labels, budget
+) -> None:
+    expected = expected_targets(voted_split, labels)
+    assert pipeline.usable_examples(voted_split, labels) == len(expected)
+    arguments = {"labels": labels, "batch_size": 1, "seed": 3, "memory_budget_bytes": budget}
+    steps = pipeline.steps_per_epoch(voted_split, 1, labels)
+    assert steps == len(expected)
+    both = batches(voted_split, 2 * steps, **arguments)
+    epochs = [[images.tobytes() for images, _ in half] for half in (both[:steps], both[steps:])]
+    assert [sorted(epoch) for epoch in epochs] == [sorted(expected)] * 2
+    assert epochs[0] != epochs[1]
+    for images, targets in both:
+        assert targets.dtype == (np.int64 if labels == "ferplus_majority" else np.float32)
+        assert targets[0].tolist() == expected[images.tobytes()]
+
+
+# A window of a few batches, of which some are dropped as a whole.
+@pytest.mark.parametrize("labels", ferplus.KINDS)
+@pytest.mark.parametrize("budget", [IN_MEMORY, STREAMING])
+@settings(
+    max_examples=3,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(batch_size=st.integers(1, 60), start=st.integers(0, 100), seed=st.integers(0, 2**31 - 1))
+def test_starting_at_a_step_continues_what_ran_through_with_ferplus(
+    voted_split, monkeypatch, labels, budget, batch_size, start, seed
+) -> None:
+    monkeypatch.setattr(pipeline, "_WINDOW_IMAGES", 20)
+    arguments = {
+        "labels": labels,
+        "batch_size": batch_size,
+        "seed": seed,
+        "augment": augmentation.random_flip,
+        "memory_budget_bytes": budget,
+    }
+    whole = pipeline.train_dataset(voted_split, **arguments).skip(start).take(3)
+    part = pipeline.train_dataset(voted_split, start_step=start, **arguments).take(3)
+    for (images, targets), (other_images, other_targets) in zip(whole, part, strict=True):
+        assert images.shape == (batch_size, 48, 48, 1)
+        assert (images.numpy() == other_images.numpy()).all()
+        assert (targets.numpy() == other_targets.numpy()).all()
+
+
+@pytest.mark.parametrize("labels", ferplus.KINDS)
+@pytest.mark.parametrize("batch_size", [1, 16, 1000])
+def test_evaluation_sees_every_image_that_ferplus_keeps_once_in_order(
+    voted_split, labels, batch_size
+) -> None:
+    expected = expected_targets(voted_split, labels)
+    parts = list(
+        pipeline.eval_dataset(
+            voted_split, labels=labels, batch_size=batch_size, fields=("image", "label", "row")
+        )
+    )
+    assert [len(part[0]) for part in parts[:-1]] == [batch_size] * (len(parts) - 1)
+    images, targets, rows = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    assert keys(images) == list(expected)
+    assert targets.tolist() == list(expected.values())
+    truth = records.load_split(voted_split)
+    row_of = dict(zip(keys(truth["image"]), truth["row"], strict=True))
+    assert [row_of[key] for key in keys(images)] == rows.tolist()
+
+
+def test_votes_change_nothing_for_who_wants_the_own_labels(split, voted_split) -> None:
+    # The same records in other shards: in memory the order is that of the positions.
+    assert pipeline.steps_per_epoch(voted_split, 20) == pipeline.steps_per_epoch(split, 20)
+    for budget in (IN_MEMORY, STREAMING):
+        dataset = pipeline.train_dataset(
+            voted_split, batch_size=20, seed=1, memory_budget_bytes=budget
+        )
+        assert dataset.element_spec == (
+            tf.TensorSpec((20, 48, 48, 1), tf.uint8),
+            tf.TensorSpec((20,), tf.int64),
+        )
+    plain = batches(split, 3, batch_size=20, seed=1)
+    voted = batches(voted_split, 3, batch_size=20, seed=1)
+    for (images, labels), (other_images, other_labels) in zip(plain, voted, strict=True):
+        assert (images == other_images).all()
+        assert (labels == other_labels).all()
+
+
+def test_class_names_are_those_of_the_labels() -> None:
+    schema = records.Schema((48, 48, 1), EXPRESSIONS, has_votes=True)
+    assert pipeline.class_names(schema, "fer2013") == EXPRESSIONS
+    for labels in ferplus.KINDS:
+        assert pipeline.class_names(schema, labels) == EIGHT_EXPRESSIONS
+
+
+@pytest.mark.parametrize("labels", ferplus.KINDS)
+def test_ferplus_without_votes_is_refused(split, labels) -> None:
+    with pytest.raises(InputError, match=r"'train': .* convert again with --ferplus_csv"):
+        pipeline.train_dataset(split, labels=labels, batch_size=8, seed=0)
+    with pytest.raises(InputError, match=r"'train': .* convert again with --ferplus_csv"):
+        pipeline.eval_dataset(split, labels=labels, batch_size=8)
+
+
+def test_votes_on_which_nobody_agrees_are_refused(voted_split) -> None:
+    disagreed = dataclasses.replace(voted_split, ferplus_examples=dict.fromkeys(ferplus.KINDS, 0))
+    with pytest.raises(InputError, match="received none among 140; choose other labels"):
+        pipeline.eval_dataset(disagreed, labels="ferplus_majority", batch_size=8)
+
+
+def test_images_without_labels_are_refused(tmp_path) -> None:
+    batch = random_batch(["train"] * 4 + ["test"] * 3)
+    batch.labels[4:6] = NO_LABEL
+    conversion.convert(BatchSource([batch]), tmp_path)
+    split = records.open_split(tmp_path, "test")
+    with pytest.raises(InputError, match=r"'test': expected a label .* 2 of 3 without one"):
+        pipeline.eval_dataset(split, batch_size=8)
+    with pytest.raises(InputError, match=r"'test': expected a label .* 2 of 3 without one"):
+        pipeline.train_dataset(split, batch_size=1, seed=0)
+    assert pipeline.steps_per_epoch(records.open_split(tmp_path, "train"), 2) == 2
+
+
+@pytest.mark.parametrize("budget", [IN_MEMORY, STREAMING])
+def test_images_of_another_shape_are_given_as_they_are(tmp_path, budget) -> None:
+    shape = (20, 20, 3)
+    conversion.convert(
+        BatchSource([random_batch(["train"] * 30, image_shape=shape)], image_shape=shape), tmp_path
+    )
+    split = records.open_split(tmp_path, "train")
+    everything = sorted(keys(records.load_split(split)["image"]))
+    epoch = batches(split, 3, batch_size=10, seed=0, memory_budget_bytes=budget)
+    assert sorted(key for images, _ in epoch for key in keys(images)) == everything
+    assert epoch[0][0].shape == (10, *shape)
+    ((images, _),) = pipeline.eval_dataset(split, batch_size=30)
+    assert sorted(keys(images.numpy())) == everything
+
+
+def test_large_images_are_shuffled_in_windows_of_bounded_bytes() -> None:
+    small, large = (records.Schema(shape, EXPRESSIONS) for shape in ((48, 48, 1), (1024, 1024, 3)))
+    assert pipeline._window_size(small, 64) == 8192
+    assert pipeline._window_size(large, 16) == 32
+    assert pipeline._window_size(large, 64) == 64  # never less than a batch
+
+
+def test_a_manifest_that_counts_the_votes_otherwise_is_refused(voted_split) -> None:
+    counts = {kind: count - 1 for kind, count in voted_split.ferplus_examples.items()}
+    changed = dataclasses.replace(voted_split, ferplus_examples=counts)
+    arguments = {"labels": "ferplus_majority", "batch_size": 1, "seed": 0}
+    with pytest.raises(InputError, match=r"manifest\.json: expected \d+ images of split 'train'"):
+        pipeline.train_dataset(changed, **arguments)
+    streamed = pipeline.train_dataset(changed, memory_budget_bytes=STREAMING, **arguments)
+    with pytest.raises(records.READ_ERRORS):
+        list(streamed.take(140))
+    with pytest.raises(records.READ_ERRORS):
+        list(pipeline.eval_dataset(changed, labels="ferplus_majority", batch_size=1))

@@ -17,7 +17,7 @@ from skimage import data
 
 from fer_tfdata import faces
 from fer_tfdata.errors import InputError
-from fer_tfdata.expressions import EXPRESSIONS
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
 from tests.prediction_test import tiny_model
 from tools import predict
 
@@ -66,7 +66,6 @@ def test_flags_and_options_have_the_same_defaults() -> None:
     values = flags.FlagValues()
     predict.define_flags(values)
     assert values["faces"].parser.enum_values == list(get_args(faces.FacesMode))
-    assert values["format"].parser.enum_values == list(predict._WRITERS)
     assert f"at most {faces.WHOLE_FACE_MAX_SIDE} pixels" in values["faces"].help
 
 
@@ -158,6 +157,20 @@ def test_csv_has_a_row_a_face(
     for row in rows:
         assert sum(float(row[name]) for name in EXPRESSIONS) == pytest.approx(1, abs=1e-5)
     assert f"{cut}: expected a complete image" in captured.err
+
+
+def test_a_model_of_eight_expressions_has_eight_columns(
+    album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_model(outputs=8).save(tmp_path / "eight.keras")
+    arguments = (f"--model={tmp_path / 'eight.keras'}", f"--input={album / 'more'}")
+    predict.predict(options(*arguments, "--format=csv"))
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert list(row)[-8:] == list(EIGHT_EXPRESSIONS)
+    predict.predict(options(*arguments))
+    (entry,) = json.loads(capsys.readouterr().out)
+    shares = entry["faces"][0]["probabilities"]
+    assert {name: float(row[name]) for name in EIGHT_EXPRESSIONS} == shares
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is Unicode")

@@ -9,8 +9,9 @@ from skimage import data
 
 from fer_tfdata import prediction
 from fer_tfdata.errors import InputError
-from fer_tfdata.expressions import EXPRESSIONS
-from fer_tfdata.faces import Box, Pixels
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
+from fer_tfdata.faces import Box
+from fer_tfdata.images import Pixels
 from fer_tfdata.prediction import FacePrediction, Predictor
 
 
@@ -88,7 +89,7 @@ def test_wrong_crops_are_refused(predictor: Predictor, crops: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"outputs": 8}, r"returns logits \[N, 7\].*received one that returns \[None, 8\]"),
+        ({"outputs": 6}, r"returns logits \[N, 7 or 8\].*received .* returns \[None, 6\]"),
         ({"dtype": "float32"}, "takes uint8 images.*received one that takes float32"),
         ({"shape": (48, 32, 1)}, "takes uint8 images"),
         ({"shape": (48, 48, 2)}, "takes uint8 images"),
@@ -119,7 +120,7 @@ def test_logits_that_are_not_numbers_are_refused() -> None:
 
 def test_from_path(tmp_path: Path, predictor: Predictor) -> None:
     tiny_model().save(tmp_path / "model.keras")
-    tiny_model(outputs=8).save(tmp_path / "wrong.keras")
+    tiny_model(outputs=6).save(tmp_path / "wrong.keras")
     crops = random_images(2, 48, 48, 1)
     for path in (tmp_path, tmp_path / "model.keras"):
         probabilities = Predictor.from_path(path).predict_faces(crops)
@@ -158,6 +159,16 @@ def test_a_model_of_three_channels_and_another_size_sees_gray() -> None:
     (face,) = predictor.predict_image(gray)
     expected = predictor.predict_faces(np.stack([gray] * 3, axis=2)[np.newaxis])[0]
     np.testing.assert_allclose(row(face), expected, atol=1e-6)
+
+
+def test_a_model_of_eight_expressions_gives_eight_probabilities() -> None:
+    gray = random_images(1, 48, 48)[0]
+    predictor = Predictor(tiny_model(outputs=8))
+    assert predictor.expressions == EIGHT_EXPRESSIONS
+    assert predictor.predict_faces(random_images(0, 48, 48, 1)).shape == (0, 8)
+    (face,) = predictor.predict_image(gray)
+    assert tuple(face.probabilities) == EIGHT_EXPRESSIONS
+    assert sum(row(face)) == pytest.approx(1, abs=1e-6)
 
 
 def test_no_face_and_modes(predictor: Predictor) -> None:
@@ -206,6 +217,21 @@ def test_the_annotated_copy_shows_box_and_bars() -> None:
     assert not annotated[105:215, 105:215].any()  # the face
     assert annotated[100:220, 230:].any()  # the bars
     assert annotated[70:99, 100:200].any()  # the expression
+
+
+def bars_of(expressions: tuple[str, ...]) -> int:
+    """Counts the bars that are drawn beside a face."""
+    probabilities = dict.fromkeys(expressions, 1 / len(expressions))
+    face = FacePrediction(Box(100, 100, 120, 120), probabilities)
+    annotated = prediction.annotate(np.zeros((512, 512, 3), np.uint8), [face])
+    right_end = np.flatnonzero(annotated[:, 240:].any(axis=(0, 2)))[-1] + 240
+    column = annotated[:, right_end - 20, 0].astype(int)  # where every bar is faint
+    return int(np.count_nonzero((column[1:] > 64) & (column[:-1] <= 64)))
+
+
+def test_there_are_as_many_bars_as_expressions() -> None:
+    assert bars_of(EXPRESSIONS) == 7
+    assert bars_of(EIGHT_EXPRESSIONS) == 8
 
 
 def test_a_small_image_is_enlarged_and_a_large_one_is_not() -> None:

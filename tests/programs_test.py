@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+from fer_tfdata.conversion_config import ConversionConfig
 from fer_tfdata.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,12 +53,29 @@ def test_every_field_of_the_training_has_its_flag_with_its_default() -> None:
     assert {field.name for field in dataclasses.fields(TrainConfig)} <= set(values)
 
 
+def test_every_field_of_the_conversion_has_its_flag_with_its_default() -> None:
+    make_tfrecords = importlib.import_module("tools.make_tfrecords")
+    values = flags.FlagValues()
+    make_tfrecords.define_flags(values)
+    values(["make_tfrecords", "--csv=a.csv", "--output_dir=data"])
+    config = make_tfrecords.config_from_flags(values)
+    assert config == ConversionConfig(csv=("a.csv",), output_dir="data")
+    assert {field.name for field in dataclasses.fields(ConversionConfig)} <= set(values)
+
+
 @pytest.mark.parametrize(
     ("program", "names"),
     [
-        ("make_tfrecords", "csv output_dir num_shards on_bad_row overwrite"),
-        ("train", "data_dir run_dir model epochs batch_size learning_rate precision seed resume"),
-        ("evaluate", "model data_dir split tta output_dir verify"),
+        (
+            "make_tfrecords",
+            "csv image_dir ferplus_csv output_dir num_shards on_bad_row overwrite drop engine",
+        ),
+        ("inspect_dataset", "data_dir output_dir"),
+        (
+            "train",
+            "data_dir run_dir model epochs batch_size learning_rate precision seed resume labels",
+        ),
+        ("evaluate", "model data_dir split labels tta output_dir verify"),
         ("predict", "model input output_dir format"),
     ],
 )

@@ -2,7 +2,9 @@ import keras
 import pytest
 
 from fer_tfdata.errors import InputError
-from fer_tfdata.run_directory import find_model, load_model
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
+from fer_tfdata.run_directory import ModelForm, check_model, find_model, load_model
+from tests.prediction_test import tiny_model
 
 
 def test_a_run_and_its_file_are_the_same_model(trained_run) -> None:
@@ -22,3 +24,11 @@ def test_what_is_no_model_is_said(tmp_path) -> None:
     (tmp_path / "broken.keras").write_text("no model")
     with pytest.raises(InputError, match=r"broken\.keras: expected a Keras model file"):
         load_model(tmp_path / "broken.keras")
+
+
+def test_the_number_of_logits_says_which_expressions_they_are() -> None:
+    assert check_model(tiny_model()) == ModelForm((48, 48, 1), EXPRESSIONS)
+    eight = tiny_model(shape=(64, 64, 3), outputs=8)
+    assert check_model(eight) == ModelForm((64, 64, 3), EIGHT_EXPRESSIONS)
+    with pytest.raises(InputError, match=r"logits \[N, 7 or 8\], received .* \[None, 9\]"):
+        check_model(tiny_model(outputs=9))

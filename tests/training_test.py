@@ -14,10 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_tfdata import records, training
+from fer_tfdata import conversion, ferplus, records, training
 from fer_tfdata.errors import InputError
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
 from fer_tfdata.run_directory import RunDirectory, load_model
+from fer_tfdata.sources import KaggleCsv
 from fer_tfdata.train_config import TrainConfig
+from tests.batch_source import BatchSource, random_batch
+from tests.ferplus_test import votes_on_every_row
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,8 +36,12 @@ def history(run_dir: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def schema_of(config: TrainConfig) -> records.Schema:
+    return records.open_split(Path(config.data_dir), "train").schema
+
+
 def last_weights(run_dir: Path, config: TrainConfig) -> list[np.ndarray]:
-    model = training.build_training_model(config, "float32")
+    model = training.build_training_model(config, "float32", schema_of(config))
     model.load_weights(run_dir / "checkpoints" / "last.weights.h5")
     return model.get_weights()
 
@@ -42,6 +50,7 @@ def test_the_defaults_are_those_of_seed_cnn() -> None:
     config = TrainConfig(data_dir="data")
     assert (config.model, config.epochs, config.batch_size) == ("seed_cnn", 15, 64)
     assert (config.learning_rate, config.precision) == (5e-4, "auto")
+    assert config.labels == "fer2013"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +58,7 @@ def test_the_defaults_are_those_of_seed_cnn() -> None:
     [
         ({"model": "resnet"}, "model: expected one of seed_cnn, received 'resnet'"),
         ({"precision": "int8"}, "precision: expected one of auto"),
+        ({"labels": "ferplus"}, "labels: expected one of fer2013, ferplus_majority, ferplus_dis"),
         ({"epochs": 0}, "epochs: expected more than 0, received 0"),
         ({"batch_size": -1}, "batch_size: expected more than 0"),
         ({"learning_rate": float("nan")}, "learning_rate: expected more than 0"),
@@ -72,7 +82,8 @@ def test_a_run_leaves_what_the_contract_names(trained_run: Path, demo_data_dir: 
         "model.keras",
         "tensorboard",
     }
-    assert json.loads(run.config.read_text())["epochs"] == 2
+    written = json.loads(run.config.read_text())
+    assert (written["epochs"], written["labels"]) == (2, "fer2013")
     environment = json.loads(run.environment.read_text())
     manifest_sha256 = records.open_split(demo_data_dir, "train").manifest_sha256
     assert environment["manifest_sha256"] == manifest_sha256
@@ -277,7 +288,7 @@ def test_kills_at_random_moments_lose_nothing_that_was_complete(demo_data_dir, t
         assert rows_in(run_dir) >= completed
         completed = rows_in(run_dir)
         if (run_dir / "checkpoints" / "best.weights.h5").exists():
-            training.build_training_model(config, "float32").load_weights(
+            training.build_training_model(config, "float32", schema_of(config)).load_weights(
                 run_dir / "checkpoints" / "best.weights.h5"
             )
     assert kills >= 3
@@ -340,3 +351,112 @@ def test_a_run_goes_on_in_the_precision_it_was_started_in(config, tmp_path, monk
     monkeypatch.setattr(training, "choose_policy", lambda precision: "mixed_bfloat16")
     with pytest.raises(InputError, match="was started in float32"):
         training.train(config, tmp_path / "run", resume=True)
+
+
+@pytest.fixture(scope="module")
+def voted_data_dir(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The drawn faces with made-up FER+ votes."""
+    directory = tmp_path_factory.mktemp("voted")
+    votes = votes_on_every_row(demo_csv, directory / "votes.csv")
+    conversion.convert(KaggleCsv((demo_csv,)), directory / "data", votes=votes)
+    return directory / "data"
+
+
+@pytest.mark.parametrize("labels", ferplus.KINDS)
+def test_a_run_with_ferplus_learns_eight_expressions(voted_data_dir, tmp_path, labels) -> None:
+    run_dir = tmp_path / "run"
+    config = TrainConfig(
+        data_dir=str(voted_data_dir), labels=labels, epochs=1, batch_size=35, precision="float32"
+    )
+    metrics = training.train(config, run_dir)
+    validation = records.open_split(voted_data_dir, "validation")
+    assert metrics["labels"] == "ferplus_majority"
+    assert metrics["examples"] == validation.ferplus_examples["ferplus_majority"]
+    assert list(metrics["per_expression"]) == list(EIGHT_EXPRESSIONS)
+    assert load_model(run_dir).outputs[0].shape == (None, 8)
+    assert json.loads((run_dir / "config.json").read_text())["labels"] == labels
+    (row,) = history(run_dir)
+    # Each kind has a validation set of its own.
+    right = float(row["val_accuracy"]) * validation.ferplus_examples[labels]
+    assert right == pytest.approx(round(right), abs=1e-3)
+    if labels == "ferplus_majority":
+        assert metrics["accuracy"] == pytest.approx(float(row["val_accuracy"]))
+    other = dataclasses.replace(config, labels="fer2013")
+    with pytest.raises(InputError, match=rf"started with labels '{labels}' \(now 'fer2013'\)"):
+        training.train(other, run_dir, resume=True)
+
+
+@pytest.mark.parametrize("labels", ferplus.KINDS)
+def test_loss_and_accuracy_are_those_of_the_votes(voted_data_dir, labels) -> None:
+    config = TrainConfig(data_dir=str(voted_data_dir), labels=labels)
+    model = training.build_training_model(config, "float32", schema_of(config))
+    images = np.random.default_rng(0).integers(0, 256, (6, 48, 48, 1), np.uint8)
+    shares = np.random.default_rng(1).dirichlet(np.ones(8), 6).astype(np.float32)
+    targets = shares
+    if labels == "ferplus_majority":
+        targets = shares.argmax(axis=1)
+        shares = np.eye(8)[targets]
+    logits = model.predict_on_batch(images).astype(np.float64)
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    loss, accuracy = model.test_on_batch(images, targets)
+    assert loss == pytest.approx(-(shares * logs).sum(axis=1).mean(), rel=1e-4)
+    assert accuracy == pytest.approx((logits.argmax(axis=1) == shares.argmax(axis=1)).mean())
+    assert set(model.get_metrics_result()) == {"loss", "accuracy"}
+
+
+def test_a_run_from_before_the_choice_of_labels_had_the_own_ones(
+    trained_run, demo_data_dir, tmp_path
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(trained_run, run.root)
+    written = json.loads(run.config.read_text())
+    del written["labels"]
+    run.config.write_text(json.dumps(written))
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
+    metrics = training.train(config, run.root, resume=True)
+    assert metrics == json.loads((trained_run / "metrics.json").read_text())
+
+
+def test_ferplus_without_votes_is_refused_before_anything_is_made(config, tmp_path) -> None:
+    config = dataclasses.replace(config, labels="ferplus_majority")
+    with pytest.raises(InputError, match="convert again with --ferplus_csv"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def rgb_source(expressions: tuple[str, ...], shape: tuple[int, int, int]) -> BatchSource:
+    splits = ["train"] * 16 + ["validation"] * 8
+    batch = random_batch(splits, image_shape=shape)
+    batch.labels[:] = np.arange(len(splits)) % len(expressions)
+    return BatchSource([batch], image_shape=shape, expressions=expressions)
+
+
+def test_colour_images_of_another_size_and_eight_expressions_are_trained_on(tmp_path) -> None:
+    conversion.convert(rgb_source(EIGHT_EXPRESSIONS, (64, 64, 3)), tmp_path / "data")
+    config = TrainConfig(
+        data_dir=str(tmp_path / "data"), epochs=1, batch_size=8, precision="float32"
+    )
+    metrics = training.train(config, tmp_path / "run")
+    assert (metrics["labels"], metrics["examples"]) == ("fer2013", 8)
+    assert list(metrics["per_expression"]) == list(EIGHT_EXPRESSIONS)
+    model = load_model(tmp_path / "run")
+    assert model.inputs[0].shape == (None, 64, 64, 3)
+    assert model.outputs[0].shape == (None, 8)
+
+
+def test_images_that_the_network_cannot_take_are_refused(tmp_path) -> None:
+    conversion.convert(rgb_source(EXPRESSIONS, (8, 8, 3)), tmp_path / "data")
+    config = TrainConfig(data_dir=str(tmp_path / "data"), batch_size=8, precision="float32")
+    with pytest.raises(InputError, match=r"seed_cnn can take, received images of 8x8 pixels"):
+        training.train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_images_without_labels_are_refused_before_anything_is_made(tmp_path, split) -> None:
+    batch = random_batch(["train"] * 4 + ["validation"] * 2)
+    batch.labels[[name == split for name in batch.splits]] = NO_LABEL
+    conversion.convert(BatchSource([batch]), tmp_path / "data")
+    config = TrainConfig(data_dir=str(tmp_path / "data"), batch_size=2, precision="float32")
+    with pytest.raises(InputError, match=rf"split '{split}': expected a label for every image"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -37,6 +37,14 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values=flag_values,
     )
     flags.DEFINE_enum(
+        "labels",
+        "auto",
+        ["auto", "fer2013", "ferplus_majority"],
+        "What counts as true: the data set's own labels, or the expression that most of FER+'s "
+        "voters saw; auto takes what the model's outputs mean.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
         "tta",
         "none",
         ["none", "flip"],
@@ -67,7 +75,11 @@ def main(argv: Sequence[str]) -> None:
     split = records.open_split(Path(values.data_dir), values.split, verify=values.verify)
     file = run_directory.find_model(Path(values.model))
     metrics = evaluation.evaluate(
-        run_directory.load_model(file), split, model_name=str(file), tta=values.tta
+        run_directory.load_model(file),
+        split,
+        model_name=str(file),
+        labels=values.labels,
+        tta=values.tta,
     )
     text = json.dumps(metrics, indent=2) + "\n"
     if values.output_dir is not None:

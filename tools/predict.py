@@ -15,7 +15,7 @@ import glob
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,7 +23,6 @@ from absl import flags
 
 from fer_tfdata import atomic, command_line
 from fer_tfdata.errors import InputError
-from fer_tfdata.expressions import EXPRESSIONS
 
 # The heavy imports stand in the functions that need them: `--help` answers at once.
 if TYPE_CHECKING:
@@ -121,7 +120,10 @@ def predict(options: PredictOptions) -> int:
     results: Iterable[ImagePrediction] = _report(predictor.predict_paths(bar), copies, errors)
     if sys.stdout.isatty():
         results = list(results)  # one terminal cannot show the bar and the results together
-    _WRITERS[options.format](results, sys.stdout)
+    if options.format == "csv":
+        write_csv(results, predictor.expressions, sys.stdout)
+    else:
+        write_json(results, sys.stdout)
     return 1 if errors else 0
 
 
@@ -183,13 +185,21 @@ def write_json(results: Iterable["ImagePrediction"], stream: TextIO) -> None:
     stream.write("\n]\n")
 
 
-def write_csv(results: Iterable["ImagePrediction"], stream: TextIO) -> None:
-    """Writes a header and a row a face, the face counted from 0 within its image."""
+def write_csv(
+    results: Iterable["ImagePrediction"], expressions: Sequence[str], stream: TextIO
+) -> None:
+    """Writes a header and a row a face, the face counted from 0 within its image.
+
+    Args:
+      results: of one model.
+      expressions: what it knows, in the order of its probabilities.
+      stream: where to.
+    """
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="surrogateescape")  # a file's name need not be UTF-8
     writer = csv.writer(stream, lineterminator="\n")
     box_columns = ("left", "top", "width", "height")
-    writer.writerow(["file", "face", *box_columns, "expression", *EXPRESSIONS])
+    writer.writerow(["file", "face", *box_columns, "expression", *expressions])
     for result in results:
         for index, face in enumerate(result.faces):
             box = dataclasses.astuple(face.box)
@@ -197,14 +207,8 @@ def write_csv(results: Iterable["ImagePrediction"], stream: TextIO) -> None:
             writer.writerow([result.path, index, *box, face.expression, *probabilities])
 
 
-_WRITERS: Mapping[str, Callable[[Iterable["ImagePrediction"], TextIO], None]] = {
-    "json": write_json,
-    "csv": write_csv,
-}
-
-
 def _matches(text: str) -> list[Path]:
-    from fer_tfdata.faces import IMAGE_SUFFIXES
+    from fer_tfdata.images import IMAGE_SUFFIXES
 
     path = Path(text)
     if path.is_dir():
@@ -245,10 +249,10 @@ def _report(
 def _write_copy(result: "ImagePrediction", destination: Path) -> None:
     from PIL import Image
 
-    from fer_tfdata import faces, prediction
+    from fer_tfdata import images, prediction
 
     # Read again: to keep every picture of a batch would take gigabytes.
-    annotated = prediction.annotate(faces.read_image(result.path), result.faces)
+    annotated = prediction.annotate(images.read_image(result.path), result.faces)
     with atomic.replacing(destination) as temporary:
         Image.fromarray(annotated).save(temporary, quality=95)
 

@@ -18,7 +18,7 @@ from absl import flags
 
 from fer_tfdata import command_line
 from fer_tfdata.errors import InputError
-from fer_tfdata.sources import read_kaggle_csv
+from fer_tfdata.sources import KaggleCsv
 from fer_tfdata.train_config import TrainConfig
 
 # What trains in about a minute on two cores and yet is learnt: 44 steps an epoch.
@@ -74,12 +74,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _main_job(csv: Path, work: Path, steps: "_Steps", *, demo: bool) -> None:
-    from fer_tfdata import evaluation, records, run_directory, training
+    from fer_tfdata import conversion, evaluation, records, run_directory, training
 
     data_dir, run_dir = work / "data", work / "run"
     steps.do(
         "convert to TFRecords",
-        lambda: records.write_dataset(read_kaggle_csv(csv), data_dir, source=csv, overwrite=True),
+        lambda: conversion.convert(KaggleCsv((csv,)), data_dir, overwrite=True),
         lambda report: str(report.directory),
     )
     config = TrainConfig(data_dir=str(data_dir), **(_DEMO_TRAINING if demo else {}))

@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from fer_tfdata import command_line
+from fer_tfdata.ferplus import LABELS
 from fer_tfdata.train_config import MODELS, PRECISIONS, TrainConfig
 
 
@@ -22,6 +23,16 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         None,
         "The directory that make_tfrecords wrote (its --output_dir).",
         required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "labels",
+        TrainConfig.labels,
+        LABELS,
+        "What the images are labelled with. fer2013: the data set's own labels; ferplus_majority: "
+        "the expression that most of FER+'s voters saw; ferplus_distribution: the shares of their "
+        "votes. FER+ has contempt as an eighth expression, and leaves out images on which its "
+        "voters did not agree.",
         flag_values=flag_values,
     )
     flags.DEFINE_enum("model", TrainConfig.model, MODELS, "The network.", flag_values=flag_values)
@@ -88,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"{run_dir}")
     print(
         f"  validation accuracy {metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) "
-        f"on {metrics['examples']} images"
+        f"on {metrics['examples']} images with labels={metrics['labels']}"
     )
     print(f"  macro F1 {metrics['macro_f1']:.4f}, NLL {metrics['nll']:.4f}")
     print(f"  TensorBoard: tensorboard --logdir {run_dir / 'tensorboard'}")

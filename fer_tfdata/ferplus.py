@@ -1,0 +1,230 @@
+"""FER+: what ten people saw in each image of FER2013, and the labels that follow from it.
+
+Barsoum et al., "Training deep networks for facial expression recognition with crowd-sourced label
+distribution", 2016, and the code published with it.  The votes come in a CSV with a row for each
+row of FER2013's, in the same order.
+"""
+
+import csv
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fer_tfdata.errors import InputError
+from fer_tfdata.expressions import (
+    EIGHT_EXPRESSIONS,
+    NO_LABEL,
+    SPLIT_OF_USAGE,
+    expression_of,
+    split_of,
+)
+
+COLUMNS: Final = (
+    "neutral",
+    "happiness",
+    "surprise",
+    "sadness",
+    "anger",
+    "disgust",
+    "fear",
+    "contempt",
+    "unknown",
+    "NF",  # not a face
+)
+KINDS: Final = ("ferplus_majority", "ferplus_distribution")
+
+OWN_LABELS: Final = "fer2013"
+LABELS: Final = (OWN_LABELS, *KINDS)
+"""What a model can learn from: the data set's own labels, or a kind that the votes give."""
+
+_USAGE: Final = "Usage"
+_USAGE_OF_SPLIT: Final = {split: usage for usage, split in SPLIT_OF_USAGE.items()}
+_COUNT_OF_TEXT: Final = {str(count): count for count in range(256)}
+
+# The order of the columns is not that of our ids.
+_COLUMN_OF_ID: Final = np.array(
+    [
+        [expression_of(column) for column in COLUMNS].index(expression)
+        for expression in EIGHT_EXPRESSIONS
+    ]
+)
+_ID_OF_COLUMN: Final = np.full(len(COLUMNS), NO_LABEL, np.int64)
+_ID_OF_COLUMN[_COLUMN_OF_ID] = np.arange(len(EIGHT_EXPRESSIONS))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Votes:
+    """The votes on every row of FER2013; can be pickled.
+
+    Attributes:
+      path: where they were read.
+      counts: uint8 [n, 10], in the order of `COLUMNS`.
+      splits: n names of splits.
+    """
+
+    path: Path
+    counts: npt.NDArray[np.uint8]
+    splits: Sequence[str]
+
+    def of(self, rows: npt.NDArray[np.int64], splits: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Returns the votes on k rows, int64 [k, 10].
+
+        Args:
+          rows: int64 [k], counted from 0 over the whole source.
+          splits: what the source says of each of them.
+
+        Raises:
+          InputError: the votes end before a row, or are on an image of another split.
+        """
+        for row, split in zip(rows.tolist(), splits, strict=True):
+            if row >= len(self.splits):
+                raise InputError(
+                    f"{self.path}: expected votes on every row of the source, received "
+                    f"{len(self.splits)} rows, and the source has a row {row} (counted from 0); "
+                    "give the FER+ file that belongs to this source"
+                )
+            if self.splits[row] != split:
+                raise InputError(
+                    f"{self.path}, row {row} (counted from 0): expected votes on an image of "
+                    f"{_USAGE_OF_SPLIT[split]}, as the source says, received votes on one of "
+                    f"{_USAGE_OF_SPLIT[self.splits[row]]}; give the source whose rows stand in "
+                    "the order of the FER+ file"
+                )
+        return self.counts[rows].astype(np.int64)
+
+    def check_length(self, num_rows: int) -> None:
+        """Checks that there are votes on as many rows as the source has.
+
+        Raises:
+          InputError: there are more or fewer.
+        """
+        if num_rows != len(self.splits):
+            raise InputError(
+                f"{self.path}: expected votes on the {num_rows} rows of the source, received "
+                f"{len(self.splits)}; give the FER+ file that belongs to this source"
+            )
+
+
+def read_votes(path: Path) -> Votes:
+    """Reads `fer2013new.csv`.
+
+    The columns `Usage` and `COLUMNS` are found by name, in any order and case; others are ignored,
+    and blank lines are no rows.
+
+    Raises:
+      InputError: the file cannot be read, a column is missing, or a row is not as it must be.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(_read_rows(csv.reader(file), path))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{path}: expected a readable CSV file of FER+ votes, received: {error}"
+        ) from error
+    if not rows:
+        raise InputError(f"{path}: expected rows below the header, received none")
+    return Votes(
+        path=path,
+        counts=np.array([counts for _, counts in rows], np.uint8),
+        splits=[split for split, _ in rows],
+    )
+
+
+def _read_rows(reader: Any, path: Path) -> Iterator[tuple[str, list[int]]]:
+    header: list[str] = next(reader, [])
+    usage, *columns = _find_columns(header, path)
+    for fields in reader:
+        if not any(field.strip() for field in fields):
+            continue
+        if len(fields) != len(header):
+            raise InputError(
+                f"{path}, line {reader.line_num}: expected {len(header)} columns as in the header, "
+                f"received {len(fields)}"
+            )
+        split = split_of(fields[usage])
+        if split is None:
+            raise InputError(
+                f"{path}, line {reader.line_num}: expected a Usage of "
+                f"{', '.join(SPLIT_OF_USAGE)}, received {fields[usage]!r}"
+            )
+        yield split, [_parse_count(fields[column], path, reader.line_num) for column in columns]
+
+
+def _find_columns(header: Sequence[str], path: Path) -> list[int]:
+    """Returns where `Usage` and each of `COLUMNS` stand."""
+    names = [name.strip().lower() for name in header]
+    wanted = (_USAGE, *COLUMNS)
+    if any(names.count(name.lower()) != 1 for name in wanted):
+        raise InputError(
+            f"{path}, line 1: expected the columns {', '.join(wanted)}, each once, in any order; "
+            f"received: {', '.join(header)[:200]}"
+        )
+    return [names.index(name.lower()) for name in wanted]
+
+
+def _parse_count(text: str, path: Path, line: int) -> int:
+    count = _COUNT_OF_TEXT.get(text.strip())
+    if count is None:
+        raise InputError(
+            f"{path}, line {line}: expected votes as whole numbers from 0 to 255, received {text!r}"
+        )
+    return count
+
+
+# What follows from the votes.  `xp` is NumPy, or `tf.experimental.numpy` within a graph, so that
+# the conversion and the pipeline go by one rule.
+
+
+def majority(votes: Any, xp: Any = np) -> Any:
+    """Returns the expression that most voters agree on.
+
+    The official rule: the votes of a single voter do not count, and the expression needs more than
+    half of those that are left.  Images on which no expression has that, or on which "unknown" or
+    "not a face" has, are dropped.
+
+    Args:
+      votes: int64 [n, 10], in the order of `COLUMNS`.
+      xp: the array library of `votes`.
+
+    Returns:
+      int64 [n], ids of `EIGHT_EXPRESSIONS`, `NO_LABEL` where the image is dropped.
+    """
+    agreed = _without_outliers(votes, xp)
+    agreeing = 2 * xp.max(agreed, axis=1) > xp.sum(agreed, axis=1)
+    winners = xp.take(_ID_OF_COLUMN, xp.argmax(agreed, axis=1))
+    return xp.where(agreeing, winners, NO_LABEL)
+
+
+def distribution(votes: Any, xp: Any = np) -> Any:
+    """Returns the shares of the eight expressions in the votes.
+
+    The votes of a single voter do not count.  Images on which the eight expressions together have
+    no more than half of the votes that are left are dropped.
+
+    Args:
+      votes: int64 [n, 10], in the order of `COLUMNS`.
+      xp: the array library of `votes`.
+
+    Returns:
+      float32 [n, 8] in the order of `EIGHT_EXPRESSIONS`; rows sum to one, and are zero where the
+      image is dropped.
+    """
+    agreed = _without_outliers(votes, xp)
+    of_expressions = xp.take(agreed, _COLUMN_OF_ID, axis=1)
+    total = xp.sum(of_expressions, axis=1, keepdims=True)
+    kept = 2 * total > xp.sum(agreed, axis=1, keepdims=True)
+    return xp.asarray(xp.where(kept, of_expressions / xp.maximum(total, 1), 0.0), np.float32)
+
+
+def not_a_face(votes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Returns on which images more than half of all votes, int64 [n, 10], say "not a face"."""
+    more_than_half: npt.NDArray[np.bool_] = 2 * votes[:, -1] > votes.sum(axis=1)
+    return more_than_half
+
+
+def _without_outliers(votes: Any, xp: Any) -> Any:
+    return xp.where(votes > 1, votes, 0)

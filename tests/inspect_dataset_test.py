@@ -1,0 +1,60 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from fer_tfdata import inspection, inspection_page
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_program(data_dir: Path, output_dir: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tools.inspect_dataset"]
+    options = [f"--data_dir={data_dir}", f"--output_dir={output_dir}"]
+    return subprocess.run(
+        [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_page_is_written_and_summed_up(demo_data_dir: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "deep" / "report"
+    done = run_program(demo_data_dir, output_dir)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[:4] == [
+        str(output_dir / "index.html"),
+        "  train: 140 images",
+        "  validation: 35 images",
+        "  test: 35 images",
+    ]
+    inspected = inspection.inspect(demo_data_dir)
+    assert lines[4:] == [f"  {line.text}" for line in inspection_page.headlines(inspected)]
+    assert [path.name for path in output_dir.iterdir()] == ["index.html"]
+    page = (output_dir / "index.html").read_text(encoding="utf-8")
+    assert page == inspection_page.render(inspected)
+
+
+def test_what_is_no_data_directory_is_said_in_one_line(tmp_path: Path) -> None:
+    done = run_program(tmp_path / "absent", tmp_path / "report")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "manifest.json: not found" in done.stderr
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_damaged_shard_is_said_in_one_line_and_keeps_the_older_page(
+    demo_data_dir: Path, tmp_path: Path
+) -> None:
+    data_dir = shutil.copytree(demo_data_dir, tmp_path / "data")
+    (path,) = (data_dir / "fer2013" / "1.0.0").glob("fer2013-train.tfrecord-*")
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("older")
+    done = run_program(data_dir, tmp_path / "report")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert f"{path}: the shard is damaged" in done.stderr
+    assert (tmp_path / "report" / "index.html").read_text() == "older"

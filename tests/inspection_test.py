@@ -1,0 +1,262 @@
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fer_tfdata import conversion, demo_faces, ferplus, inspection, records
+from fer_tfdata.errors import InputError
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
+from fer_tfdata.sources import BadRow, RawBatch
+from tests.batch_source import BatchSource, random_batch
+
+
+def faces_with_faults() -> RawBatch:
+    """Twelve rows: 0, 3 and 8 are equal, 1 and 4 too, 2 is flat, 5 almost; 9 and 10 have no label.
+
+    Rows 0 to 5 are of train, 6 to 8 of validation, the others of test.
+    """
+    images = demo_faces.draw_faces(12, seed=0)[0].reshape(12, 48, 48, 1).copy()
+    images[[3, 8]], images[4] = images[0], images[1]
+    images[2], images[5] = 7, 100
+    images[5, 0, 0] = 101
+    return RawBatch(
+        images=images,
+        labels=np.array([0, 1, 2, 0, 5, 6, 3, 4, 2, NO_LABEL, NO_LABEL, 3]),
+        splits=["train"] * 6 + ["validation"] * 3 + ["test"] * 3,
+        rows=np.arange(12),
+        bad_rows=[BadRow(12, "faces.csv, line 14", "too few pixels")],
+    )
+
+
+def votes(counts: Sequence[Sequence[int]], splits: Sequence[str]) -> ferplus.Votes:
+    return ferplus.Votes(Path(__file__), np.array(counts, np.uint8), splits)
+
+
+@pytest.fixture(scope="module")
+def faulty_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data_dir = tmp_path_factory.mktemp("faulty")
+    conversion.convert(BatchSource([faces_with_faults()]), data_dir, on_bad_row="skip")
+    return data_dir
+
+
+# What the manifest says.
+
+
+def test_the_faults_are_those_of_the_audit(faulty_data_dir: Path) -> None:
+    faults = inspection.inspect(faulty_data_dir).contents.faults
+    assert faults.repeated == {"train": 2, "validation": 0, "test": 0}
+    assert faults.leaked == {"validation": 1, "test": 0}
+    assert faults.leaks == inspection.Fault(1, 3, [[0, 3, 8]])
+    assert faults.repeats == inspection.Fault(1, 2, [[1, 4]])
+    assert faults.conflicts == inspection.Fault(2, 5, [[0, 3, 8], [1, 4]])
+    assert faults.flat == inspection.Fault(1, 1, [[2]])
+    assert faults.almost_flat == inspection.Fault(1, 1, [[5]])
+    assert faults.not_a_face is None
+
+
+def test_the_images_of_the_faults_are_those_of_the_source(faulty_data_dir: Path) -> None:
+    source = faces_with_faults()
+    examples = inspection.inspect(faulty_data_dir).examples
+    assert {0, 1, 2, 3, 4, 5, 8} <= set(examples)
+    for row, example in examples.items():
+        assert (example.row, example.split) == (row, source.splits[row])
+        assert (example.label, example.majority) == (source.labels[row], NO_LABEL)
+        np.testing.assert_array_equal(example.image, source.images[row])
+
+
+def test_skipped_rows_keep_their_place_and_reason(faulty_data_dir: Path) -> None:
+    contents = inspection.inspect(faulty_data_dir).contents
+    assert contents.skipped == [BadRow(12, "faces.csv, line 14", "too few pixels")]
+    assert contents.dropped == []
+
+
+def test_dropped_rows_point_to_an_equal_image_that_was_kept(tmp_path: Path) -> None:
+    batch = faces_with_faults()
+    source = BatchSource([batch])
+    conversion.convert(source, tmp_path, on_bad_row="skip", drop=("leaks", "flat", "conflicts"))
+    inspected = inspection.inspect(tmp_path)
+    assert [(row.row, row.twin) for row in inspected.contents.dropped] == [
+        (0, 8),
+        (1, None),
+        (2, None),
+        (3, 8),
+        (4, None),
+        (5, None),
+    ]
+    assert inspected.contents.dropped[0].reason == "leaks, conflicts"
+    assert inspected.contents.dropped[0].split == "train"
+    assert set(inspected.examples) & set(range(6)) == set()
+    assert "train" not in {split.name for split in inspected.contents.splits}
+    assert inspected.sampled_split == "validation"
+
+
+def test_at_most_some_groups_are_shown_and_all_are_counted(tmp_path: Path) -> None:
+    first = random_batch(["train"] * 30)
+    again = RawBatch(first.images, first.labels, ["test"] * 30, first.rows + 30)
+    conversion.convert(BatchSource([first, again]), tmp_path)
+    inspected = inspection.inspect(tmp_path)
+    leaks = inspected.contents.faults.leaks
+    assert (leaks.groups, leaks.rows, len(leaks.shown)) == (30, 60, inspection.GROUPS)
+    assert set(inspected.examples) == {row for group in leaks.shown for row in group}
+
+
+def test_of_a_large_group_some_images_are_kept(tmp_path: Path) -> None:
+    batch = random_batch(["train"] * 50)
+    batch.images[:] = batch.images[0]
+    conversion.convert(BatchSource([batch]), tmp_path)
+    inspected = inspection.inspect(tmp_path)
+    assert inspected.contents.faults.repeats.shown == [list(range(50))]
+    assert set(inspected.examples) == set(range(inspection.IMAGES_OF_A_GROUP))
+
+
+# What the records say.
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([(48, 48, 1), (20, 20, 3), (9, 9, 1)]))
+def test_the_statistics_of_the_pixels_are_those_of_numpy(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, image_shape: tuple[int, int, int]
+) -> None:
+    data_dir = tmp_path_factory.mktemp("pixels")
+    batch = random_batch(["train"] * 5 + ["test"], seed=seed, image_shape=image_shape)
+    batch.images[0, :3] = 255
+    batch.images[1, :4] = 0
+    conversion.convert(BatchSource([batch], image_shape=image_shape), data_dir)
+    pixels = inspection.inspect(data_dir).pixels
+    assert set(pixels) == {"train", "test"}
+    for name, images in {"train": batch.images[:5], "test": batch.images[5:]}.items():
+        np.testing.assert_allclose(pixels[name].mean, images.mean(axis=(0, 1, 2)))
+        np.testing.assert_allclose(pixels[name].std, images.std(axis=(0, 1, 2)))
+        np.testing.assert_allclose(pixels[name].shares.sum(), 1)
+        for value in (0, 17, 255):
+            np.testing.assert_allclose(pixels[name].shares[value], (images == value).mean())
+
+
+def test_a_mean_face_is_the_mean_of_the_training_images(demo_data_dir: Path) -> None:
+    inspected = inspection.inspect(demo_data_dir)
+    train = records.load_split(records.open_split(demo_data_dir, "train"))
+    assert inspected.sampled_split == "train"
+    assert list(inspected.mean_faces) == list(range(7))
+    for label, mean in inspected.mean_faces.items():
+        expected = train["image"][train["label"] == label].mean(axis=0)
+        assert mean.dtype == np.uint8
+        assert np.abs(mean - expected).max() <= 0.5
+
+
+def test_the_samples_are_training_images_of_their_label(demo_data_dir: Path) -> None:
+    inspected = inspection.inspect(demo_data_dir)
+    train = records.load_split(records.open_split(demo_data_dir, "train"))
+    labels = dict(zip(train["row"].tolist(), train["label"].tolist(), strict=True))
+    assert list(inspected.samples) == list(range(7))
+    for label, examples in inspected.samples.items():
+        rows = [example.row for example in examples]
+        assert len(rows) == min(20, inspection.SAMPLES)  # 140 images of seven expressions
+        assert rows == sorted(set(rows))
+        assert {labels[row] for row in rows} == {label}
+
+
+def test_the_samples_are_the_same_at_every_run_whatever_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversion.convert(BatchSource([random_batch(["train"] * 400)]), tmp_path)
+
+    def rows() -> dict[int, list[int]]:
+        samples = inspection.inspect(tmp_path).samples
+        return {label: [example.row for example in sample] for label, sample in samples.items()}
+
+    first = rows()
+    assert all(len(sample) == inspection.SAMPLES for sample in first.values())
+    assert rows() == first
+    monkeypatch.setattr(inspection, "_BATCH_BYTES", 48 * 48 * 30)
+    assert rows() == first
+
+
+def test_images_without_a_label_have_a_sample_of_their_own(tmp_path: Path) -> None:
+    batch = random_batch(["train"] * 4)
+    batch.labels[:] = NO_LABEL
+    conversion.convert(BatchSource([batch]), tmp_path)
+    inspected = inspection.inspect(tmp_path)
+    assert list(inspected.samples) == list(inspected.mean_faces) == [NO_LABEL]
+    assert [example.row for example in inspected.samples[NO_LABEL]] == [0, 1, 2, 3]
+
+
+def test_labels_are_compared_with_the_majorities_of_the_votes(tmp_path: Path) -> None:
+    splits = ["train", "train", "train", "test"]
+    batch = random_batch(splits)
+    happy, sad, neutral = (EXPRESSIONS.index(name) for name in ("happy", "sad", "neutral"))
+    batch.labels[:] = [happy, happy, sad, sad]
+    # neutral, happiness, surprise, sadness, anger, disgust, fear, contempt, unknown, NF
+    on_happiness, on_neutral, no_face = [0, 10] + [0] * 8, [10] + [0] * 9, [0] * 9 + [10]
+    given = votes([on_happiness, on_neutral, no_face, on_neutral], splits)
+    conversion.convert(BatchSource([batch]), tmp_path, votes=given)
+    inspected = inspection.inspect(tmp_path)
+    agreement = inspected.agreement
+    assert agreement is not None
+    expected = np.zeros((7, len(EIGHT_EXPRESSIONS)), int)
+    expected[happy, happy] = expected[happy, neutral] = expected[sad, neutral] = 1
+    np.testing.assert_array_equal(agreement.counts, expected)
+    assert (agreement.total, agreement.agreeing, agreement.share) == (3, 1, 1 / 3)
+    assert [example.row for example in agreement.sample] == [1]  # of train alone
+    assert agreement.sample[0].majority == neutral
+    assert inspected.contents.faults.not_a_face == inspection.Fault(1, 1, [[2]])
+    assert inspected.contents.majorities["train"]["happy"] == 1
+
+
+def test_progress_is_told_by_the_number_of_records(demo_data_dir: Path) -> None:
+    counts: list[int] = []
+    inspection.inspect(demo_data_dir, on_read=counts.append)
+    assert sum(counts) == 140 + 35 + 35
+
+
+# Damage.
+
+
+def test_what_is_no_data_directory(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"manifest\.json: not found"):
+        inspection.inspect(tmp_path)
+
+
+def test_a_damaged_shard_is_named(demo_data_dir: Path, tmp_path: Path) -> None:
+    data_dir = shutil.copytree(demo_data_dir, tmp_path / "data")
+    (path,) = (data_dir / "fer2013" / "1.0.0").glob("fer2013-test.tfrecord-*")
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged") as caught:
+        inspection.inspect(data_dir)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("source",),
+        ("audit",),
+        ("audit", "duplicate_groups"),
+        ("audit", "duplicates", "train"),
+        ("audit", "leaked_rows", "test"),
+        ("splits",),
+        ("rows_dropped",),
+        ("rows_skipped",),
+        ("validation_fraction",),
+    ],
+    ids=str,
+)
+def test_a_manifest_that_lacks_something(
+    faulty_data_dir: Path, tmp_path: Path, keys: tuple[str, ...]
+) -> None:
+    data_dir = shutil.copytree(faulty_data_dir, tmp_path / "data")
+    path = data_dir / "fer2013" / "1.0.0" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    holder = manifest
+    for key in keys[:-1]:
+        holder = holder[key]
+    holder[keys[-1]] = None
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest\.json: the manifest is damaged"):
+        inspection.inspect(data_dir)
