@@ -15,6 +15,7 @@ Keras ways give float32 images, the others uint8.
 """
 
 import contextlib
+import dataclasses
 import io
 import tempfile
 import time
@@ -31,6 +32,7 @@ from benchmarks import measure
 from fer_tfdata import command_line
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EXPRESSIONS
+from fer_tfdata.sources import RawBatch
 
 NAME: Final = "pipeline_benchmark"
 
@@ -166,8 +168,8 @@ def _feeds(
     return {
         "ours_in_memory": lambda: _ours(split, batch_size),
         "ours_streaming": lambda: _ours(split, batch_size, memory_budget_bytes=0),
-        _BASELINE: lambda: _image_dataset(image_dir / "png", batch_size),
-        "image_generator": lambda: _image_generator(image_dir / "jpeg", batch_size),
+        _BASELINE: lambda: _image_dataset(image_dir / "png", split.schema, batch_size),
+        "image_generator": lambda: _image_generator(image_dir / "jpeg", split.schema, batch_size),
         _CEILING: lambda: _numpy_permutation(arrays["image"], arrays["label"], batch_size),
     }
 
@@ -179,16 +181,14 @@ def _ours(split: Any, batch_size: int, **options: Any) -> Iterator[tuple[Any, ..
     return iter(dataset)
 
 
-def _image_dataset(directory: Path, batch_size: int) -> Iterator[tuple[Any, ...]]:
+def _image_dataset(directory: Path, schema: Any, batch_size: int) -> Iterator[tuple[Any, ...]]:
     import keras
-
-    from fer_tfdata import records
 
     dataset = keras.utils.image_dataset_from_directory(
         directory,
         class_names=list(EXPRESSIONS),
         color_mode="grayscale",
-        image_size=records.IMAGE_SHAPE[:2],
+        image_size=schema.image_shape[:2],
         batch_size=batch_size,
         shuffle=True,
         seed=_SEED,
@@ -197,10 +197,8 @@ def _image_dataset(directory: Path, batch_size: int) -> Iterator[tuple[Any, ...]
     return iter(dataset.repeat())
 
 
-def _image_generator(directory: Path, batch_size: int) -> Iterator[tuple[Any, ...]]:
+def _image_generator(directory: Path, schema: Any, batch_size: int) -> Iterator[tuple[Any, ...]]:
     import tensorflow as tf
-
-    from fer_tfdata import records
 
     generator = tf.keras.preprocessing.image.ImageDataGenerator()
     # It prints how many files it found, and stdout is for the results.
@@ -209,7 +207,7 @@ def _image_generator(directory: Path, batch_size: int) -> Iterator[tuple[Any, ..
             directory,
             classes=list(EXPRESSIONS),
             color_mode="grayscale",
-            target_size=records.IMAGE_SHAPE[:2],
+            target_size=schema.image_shape[:2],
             batch_size=batch_size,
             class_mode="categorical",
             shuffle=True,
@@ -232,20 +230,57 @@ def _numpy_permutation(
 # What the variants read.
 
 
+@dataclasses.dataclass(frozen=True)
+class FirstExamples:
+    """The first examples of a split as a `Source`, and as the one `Part` of it."""
+
+    split: Any
+    count: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        shape: tuple[int, int, int] = self.split.schema.image_shape
+        return shape
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """What the labels are ids of."""
+        names: tuple[str, ...] = self.split.schema.expressions
+        return names
+
+    def describe(self) -> Mapping[str, Any]:
+        """Returns what the manifest says of the source."""
+        return {"directory": str(self.split.directory), "split": self.split.name}
+
+    def parts(self, count: int) -> Sequence["FirstExamples"]:
+        """Returns the one part."""
+        del count
+        return [self]
+
+    def count_rows(self) -> int:
+        """Returns how many examples there are."""
+        return min(self.count, self.split.examples)
+
+    def batches(self, first_row: int) -> Iterator[RawBatch]:
+        """Yields one batch, its rows counted anew."""
+        from fer_tfdata import records
+
+        arrays = records.load_split(self.split)
+        yield RawBatch(
+            images=arrays["image"][: self.count],
+            labels=arrays["label"][: self.count],
+            splits=[self.split.name] * self.count_rows(),
+            rows=first_row + np.arange(self.count_rows()),
+        )
+
+
 def first_examples(split: Any, count: int, data_dir: Path) -> Any:
     """Returns the split's first `count` examples, as a data directory of their own."""
-    from fer_tfdata import records
-    from fer_tfdata.sources import RawBatch
+    from fer_tfdata import conversion, records
 
-    arrays = {name: array[:count] for name, array in records.load_split(split).items()}
-    batch = RawBatch(
-        images=arrays["image"],
-        labels=arrays["label"],
-        splits=[split.name] * len(arrays["row"]),
-        rows=arrays["row"],
-    )
-    source = split.directory / records.MANIFEST
-    records.write_dataset([batch], data_dir, source=source, num_shards=len(split.shards))
+    source = FirstExamples(split, count)
+    conversion.convert(source, data_dir, num_shards=len(split.shards))
     return records.open_split(data_dir, split.name)
 
 

@@ -29,6 +29,7 @@ from absl import flags
 
 from benchmarks import measure
 from fer_tfdata import command_line
+from fer_tfdata.expressions import EXPRESSIONS
 
 NAME: Final = "training_benchmark"
 INPUT_TARGET: Final = 0.97
@@ -101,11 +102,15 @@ def measure_layers(
     *, repeats: int, steps: int, batch_size: int, matrix_size: int
 ) -> dict[str, Any]:
     """Returns images a second and TFLOP/s of fast and stock layers in both precisions."""
-    batches = repeated_batch(batch_size)
+    schema = fer2013_schema()
+    batches = repeated_batch(batch_size, schema)
     models = {
         f"{kind}_{policy}": build(policy)
         for policy in _POLICIES
-        for kind, build in (("stock", _stock_model), ("ours", _our_model))
+        for kind, build in (
+            ("stock", _stock_model),
+            ("ours", lambda policy: _our_model(policy, schema)),
+        )
     }
     variants = {name: _fitting(model, batches, steps) for name, model in models.items()}
     variants |= {f"matmul_{policy}": _multiplying(policy, matrix_size) for policy in _POLICIES}
@@ -138,16 +143,17 @@ def measure_input_cost(
     from fer_tfdata import augmentation, pipeline, precision, records
 
     policy = precision.choose_policy("auto")
+    split = records.open_split(data_dir, "train")
     fed = pipeline.train_dataset(
-        records.open_split(data_dir, "train"),
+        split,
         batch_size=batch_size,
         seed=_SEED,
         augment=augmentation.random_flip,
     )
-    model = _our_model(policy)
+    model = _our_model(policy, split.schema)
     variants = {
         "pipeline": _fitting(model, fed, steps),
-        "repeated_batch": _fitting(model, repeated_batch(batch_size), steps),
+        "repeated_batch": _fitting(model, repeated_batch(batch_size, split.schema), steps),
     }
     for variant in variants.values():
         variant()
@@ -178,27 +184,31 @@ def forward_flops(model: Any) -> int:
     return flops
 
 
-def repeated_batch(batch_size: int) -> Any:
+def fer2013_schema() -> Any:
+    """Returns what FER2013's records hold."""
+    from fer_tfdata import records
+
+    return records.Schema(image_shape=(48, 48, 1), expressions=EXPRESSIONS)
+
+
+def repeated_batch(batch_size: int, schema: Any) -> Any:
     """Returns a dataset of one random batch, over and over."""
     import tensorflow as tf
 
-    from fer_tfdata import records
-    from fer_tfdata.expressions import NUM_EXPRESSIONS
-
     rng = np.random.default_rng(_SEED)
-    images = rng.integers(0, 256, (batch_size, *records.IMAGE_SHAPE), np.uint8)
-    labels = rng.integers(0, NUM_EXPRESSIONS, batch_size, np.int64)
+    images = rng.integers(0, 256, (batch_size, *schema.image_shape), np.uint8)
+    labels = rng.integers(0, len(schema.expressions), batch_size, np.int64)
     return tf.data.Dataset.from_tensors((images, labels)).repeat().prefetch(tf.data.AUTOTUNE)
 
 
 # The variants.
 
 
-def _our_model(policy: str) -> Any:
+def _our_model(policy: str, schema: Any) -> Any:
     from fer_tfdata import training
     from fer_tfdata.train_config import TrainConfig
 
-    return training.build_training_model(TrainConfig(data_dir="", model="seed_cnn"), policy)
+    return training.build_training_model(TrainConfig(data_dir="", model="seed_cnn"), policy, schema)
 
 
 def _stock_model(policy: str) -> Any:

@@ -121,7 +121,7 @@ def _entry(values: flags.FlagValues, name: str) -> str:
     else:
         head = f"--{name}=VALUE"
     default = "" if flag.default in (None, "", []) else f" (default: {flag.default_as_str})"
-    return f"  {head}\n      {help_text}{default}"
+    return f"  {head}\n      {' '.join(help_text.split())}{default}"
 
 
 def _fail(message: str) -> NoReturn:

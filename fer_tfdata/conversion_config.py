@@ -1,13 +1,17 @@
 """What a conversion is a function of."""
 
 import dataclasses
-from typing import Final
+from typing import Final, Literal, get_args
 
+from fer_tfdata.audit import DropReason
 from fer_tfdata.errors import InputError
+from fer_tfdata.sources import OnBadRow
 
-ENGINES: Final = ("local", "beam")
-ON_BAD_ROW: Final = ("error", "skip")
-DROP_REASONS: Final = ("leaks", "conflicts", "flat", "not_a_face")
+EngineName = Literal["local", "beam"]
+
+ENGINES: Final = get_args(EngineName)
+ON_BAD_ROW: Final = get_args(OnBadRow)
+DROP_REASONS: Final = get_args(DropReason)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,11 +43,11 @@ class ConversionConfig:
     output_dir: str
     num_shards: int = 0
     seed: int = 0
-    on_bad_row: str = "error"
-    drop: tuple[str, ...] = ()
+    on_bad_row: OnBadRow = "error"
+    drop: tuple[DropReason, ...] = ()
     validation_fraction: float = 0.0
     overwrite: bool = False
-    engine: str = "local"
+    engine: EngineName = "local"
     beam_args: str = ""
 
     def __post_init__(self) -> None:

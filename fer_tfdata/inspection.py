@@ -348,7 +348,8 @@ def _faults(audit: Audit, dropped: frozenset[int]) -> Faults:
 def _fault(groups: Sequence[Sequence[int]], dropped: frozenset[int], limit: int = GROUPS) -> Fault:
     # What was dropped altogether has no image to show, and comes last.
     by_interest = sorted(groups, key=lambda group: dropped.issuperset(group))
-    return Fault(len(groups), len(set(itertools.chain(*groups))), by_interest[:limit])
+    rows = set(itertools.chain.from_iterable(groups))
+    return Fault(len(groups), len(rows), by_interest[:limit])
 
 
 def _single_images(rows: Sequence[int], dropped: frozenset[int]) -> Fault:

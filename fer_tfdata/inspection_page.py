@@ -67,7 +67,9 @@ table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabu
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
 th { font-weight: 600; }
 tbody th { text-align: left; padding-left: 0; }
-.texts th, .texts td { text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+.texts th, .texts td { text-align: left; vertical-align: top; }
+.texts th, .texts figcaption { white-space: nowrap; }
+.texts td { overflow-wrap: anywhere; }
 .shaded td { background: color-mix(in srgb, var(--train) calc(var(--share) * 60%), transparent); }
 .chart { max-width: 44rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; margin: .3rem 0; }
@@ -90,7 +92,8 @@ polyline { fill: none; stroke: var(--colour); stroke-width: 2; stroke-linejoin: 
   background: var(--raised); image-rendering: pixelated; }
 .face figcaption { font-size: .75rem; line-height: 1.3; margin-top: .2rem; }
 .means { --face: 144px; }
-.groups { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .6rem; }
+.groups { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .6rem;
+  align-items: flex-start; }
 .groups > li { border: 1px solid var(--line); border-radius: 6px; padding: .4rem;
   max-width: 100%; }
 .groups p { margin: 0 0 .3rem; font-size: .85rem; max-width: 30rem; }
@@ -312,7 +315,7 @@ def _imbalance(counts: Mapping[str, int]) -> str:
         return "no image has a label"
     missing = [name for name, count in counts.items() if not count]
     if missing:
-        return f"no image is labelled {' or '.join(missing)}"
+        return f"there is no image of {', '.join(missing)}"
     most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     if counts[most] == counts[least]:
         return "every expression is as frequent as any other"
@@ -363,11 +366,13 @@ def _agreement(inspection: Inspection, agreement: Agreement) -> Iterator[Markup]
         caption="Images of all splits by label (rows) and majority (columns)",
         class_="shaded",
     )
-    yield element("p", _shown(len(agreement.sample), total - agreeing, "image"))
-    yield _faces(
-        _face(inspection, example, f"{names[example.label]} → {_majority(example)}")
-        for example in agreement.sample
-    )
+    if total > agreeing:
+        shown = _shown(len(agreement.sample), total - agreeing, "image")
+        yield element("p", f"They differ on {shown}")
+        yield _faces(
+            _face(inspection, example, f"{names[example.label]} → {_majority(example)}")
+            for example in agreement.sample
+        )
 
 
 def _doubt(agreement: Agreement) -> str:
@@ -553,7 +558,8 @@ def _images_of(inspection: Inspection, rows: Sequence[int]) -> Iterator[Markup]:
     if examples:
         yield _faces(_placed_face(inspection, example) for example in examples)
     if dropped:
-        yield element("p", f"dropped: row {', '.join(dropped)}", class_="note")
+        noun = "row" if len(dropped) == 1 else "rows"
+        yield element("p", f"dropped: {noun} {', '.join(dropped)}", class_="note")
 
 
 def _labels(inspection: Inspection, examples: Sequence[Example]) -> str:

@@ -9,11 +9,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run_program(data_dir: Path, output_dir: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tools.inspect_dataset"]
-    options = [f"--data_dir={data_dir}", f"--output_dir={output_dir}"]
-    return subprocess.run(
-        [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    program = [sys.executable, "-m", "tools.inspect_dataset"]
+    command = [*program, f"--data_dir={data_dir}", f"--output_dir={output_dir}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_the_page_is_written_and_summed_up(demo_data_dir: Path, tmp_path: Path) -> None:

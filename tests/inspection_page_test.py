@@ -1,6 +1,7 @@
 import base64
 import dataclasses
 import io
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from fer_tfdata import conversion, inspection, inspection_page, markup
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
-from fer_tfdata.sources import BadRow, RawBatch
+from fer_tfdata.sources import BadRow, ImageFolder, RawBatch
 from tests.batch_source import BatchSource, random_batch
 from tests.inspection_test import faces_with_faults, votes
 
@@ -59,7 +60,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] != "style":
-            self.texts[self._section] = f"{self.texts.get(self._section, '')} {data}".strip()
+            before = self.texts.get(self._section, "")
+            self.texts[self._section] = f"{before} {data.strip()}".strip()
 
     def attributes(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -91,7 +93,7 @@ def check(page: Page) -> None:
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(level <= before + 1 for before, level in zip(levels, levels[1:], strict=False))
+    assert all(level <= before + 1 for before, level in itertools.pairwise(levels))
     assert all(image.dtype == np.uint8 for image in page.images())
     assert "nan" not in " ".join(page.texts.values())
 
@@ -105,7 +107,7 @@ def test_the_page_of_the_demo_data(demo_data_dir: Path) -> None:
     assert header.startswith("Inspection of fer2013.csv")
     assert "210 of 48x48 pixels, gray" in header
     for name in EXPRESSIONS:
-        assert re.search(rf"{name} 20  14\.3% 5  14\.3% 5  14\.3%", page.texts["expressions"])
+        assert re.search(rf"{name} 20 14\.3% 5 14\.3% 5 14\.3%", page.texts["expressions"])
     assert "train: every expression is as frequent as any other." in page.texts["expressions"]
     assert page.texts["ferplus"].endswith("No votes were given when the data were converted.")
     assert len(page.images()) >= 7 * 20 + 7
@@ -145,8 +147,8 @@ def test_the_faults_of_a_data_set(tmp_path: Path) -> None:
     assert "Of one colour 1 image. row 2 train fear" in page.texts["flat"]
     assert "Of nearly one colour 1 image. row 5 train neutral" in page.texts["flat"]
     assert "12 faces.csv, line 14 too few pixels" in page.texts["skipped"]
-    assert "no label 0  0.0% 0  0.0% 2  66.7%" in page.texts["expressions"]
-    assert "validation: no image is labelled" in page.texts["expressions"]
+    assert "no label 0 0.0% 0 0.0% 2 66.7%" in page.texts["expressions"]
+    assert "validation: there is no image of" in page.texts["expressions"]
 
 
 def test_the_images_are_those_of_their_captions(tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_dropped_rows_are_named_and_their_kept_twin_is_shown(tmp_path: Path) -> 
     conversion.convert(source, tmp_path, on_bad_row="skip", drop=("leaks", "flat"))
     page = page_of(tmp_path)
     assert "0 leaks row 8 validation fear 2 flat none 3 leaks row 8" in page.texts["dropped"]
-    assert "row 8 validation fear dropped: row 0, 3" in page.texts["duplicates"]
+    assert "row 8 validation fear dropped: rows 0, 3" in page.texts["duplicates"]
     assert "Of one colour 1 image. dropped: row 2" in page.texts["flat"]
     assert "4 rows dropped from train" in page.texts["header"]
 
@@ -185,9 +187,10 @@ def test_votes_have_their_counts_and_disagreements(tmp_path: Path) -> None:
     conversion.convert(BatchSource([batch]), tmp_path, votes=given_votes)
     page = page_of(tmp_path)
     text = page.texts["ferplus"]
-    assert "happy 1  50.0% 0  0.0%" in text
-    assert "contempt 1  50.0% 0  0.0% no majority 0  0.0% 1  100.0% all 2 1" in text
+    assert "happy 1 50.0% 0 0.0%" in text
+    assert "contempt 1 50.0% 0 0.0% no majority 0 0.0% 1 100.0% all 2 1" in text
     assert "same on 1 of the 2 images that have both (50.0%)." in text
+    assert "They differ on 1 image. row 1" in text
     assert "other rows" not in text
     assert text.endswith("row 1 happy → contempt")
     assert "1 image. row 2 test happy" in page.texts["no-face"]
@@ -240,9 +243,19 @@ def test_eight_expressions_in_colour_of_another_size(tmp_path: Path) -> None:
     conversion.convert(source, tmp_path)
     page = page_of(tmp_path)
     assert "9 of 120x120 pixels, in colour" in page.texts["header"]
-    assert "contempt 1  12.5% 1  100.0%" in page.texts["expressions"]
+    assert "contempt 1 12.5% 1 100.0%" in page.texts["expressions"]
     assert "; red, green, blue" in page.texts["pixels"]
     assert {image.shape for image in page.images()} == {(96, 96, 3)}
+
+
+def test_a_folder_of_images_is_named_with_its_files(tmp_path: Path) -> None:
+    faces = tmp_path / "faces" / "happy"
+    faces.mkdir(parents=True)
+    for index, image in enumerate(random_batch(["train"] * 3).images):
+        Image.fromarray(image[..., 0]).save(faces / f"{index}.png")
+    conversion.convert(ImageFolder(tmp_path / "faces"), tmp_path / "data")
+    header = page_of(tmp_path / "data").texts["header"]
+    assert "Inspection of faces Source faces, 3 files, " in header
 
 
 def test_of_many_images_some_are_shown_and_all_are_counted(tmp_path: Path) -> None:

@@ -95,6 +95,16 @@ def test_dropped_rows_point_to_an_equal_image_that_was_kept(tmp_path: Path) -> N
     assert inspected.sampled_split == "validation"
 
 
+def test_groups_that_were_dropped_altogether_come_last(tmp_path: Path) -> None:
+    batch = random_batch(["train"] * 4)
+    batch.images[1], batch.images[3] = batch.images[0], batch.images[2]
+    batch.labels[:] = [0, 1, 2, 2]
+    conversion.convert(BatchSource([batch]), tmp_path, drop=("conflicts",))
+    inspected = inspection.inspect(tmp_path)
+    assert inspected.contents.faults.repeats == inspection.Fault(2, 4, [[2, 3], [0, 1]])
+    assert set(inspected.examples) == {2, 3}
+
+
 def test_at_most_some_groups_are_shown_and_all_are_counted(tmp_path: Path) -> None:
     first = random_batch(["train"] * 30)
     again = RawBatch(first.images, first.labels, ["test"] * 30, first.rows + 30)

@@ -191,7 +191,7 @@ def test_equal_signatures_are_paired_with_the_first_alone(faces: Images) -> None
 
 
 def test_a_crowd_of_near_duplicates_does_not_become_quadratic(faces: Images) -> None:
-    num_rows = 1500
+    num_rows = 1000
     noise = np.random.default_rng(0).integers(0, 8, (num_rows, 48, 48, 1), np.uint8)
     table = near_duplicates.signatures(cropped(faces[:1]) // 2 + noise)
     result = near_duplicates.search(table)

@@ -40,7 +40,7 @@ def _define_source_flags(flag_values: flags.FlagValues) -> None:
         "csv",
         None,
         "FER2013's CSV (fer2013.csv, icml_face_data.csv, train.csv, test.csv), plain or within a "
-        ".zip, .tar.gz or .gz; a member is named as archive.zip/train.csv. May be repeated.",
+        ".zip, .tar.gz or .gz; a member is named as archive.zip/train.csv",
         flag_values=flag_values,
     )
     flags.DEFINE_string(

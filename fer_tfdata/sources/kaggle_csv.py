@@ -71,12 +71,13 @@ class KaggleCsv:
         return EXPRESSIONS
 
     def describe(self) -> Mapping[str, Any]:
-        """Returns name, bytes and SHA-256 of each file as it stands on disk.
+        """Returns name, bytes and SHA-256 of the file as it stands on disk; of several, a list.
 
         Raises:
           InputError: a file cannot be read.
         """
-        return {"files": [describe_file(path) for path in self.paths]}
+        files = [describe_file(path) for path in self.paths]
+        return files[0] if len(files) == 1 else {"files": files}
 
     def parts(self, count: int) -> Sequence["KaggleCsvPart"]:
         """Cuts the files at line ends into about `count` parts of about one size, 256 KiB or more.
