@@ -4,6 +4,7 @@ A figure without its circumstances says nothing, so a report holds every repeat,
 the commit, the hardware and the versions that it was measured with.
 """
 
+import contextlib
 import datetime
 import gc
 import importlib.metadata
@@ -16,8 +17,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
@@ -32,6 +34,7 @@ _ROOT: Final = Path(__file__).resolve().parent.parent
 _PACKAGES: Final = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
 
 _STATUS: Final = Path("/proc/self/status")
+_SECONDS_BETWEEN_SAMPLES: Final = 0.02
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -138,8 +141,11 @@ def rise_of_memory(work: Callable[[], object]) -> dict[str, Any] | None:
     the process that started this one had.
 
     Returns:
-      `before_bytes`; `peak_bytes`; `earlier_peak_excluded`, False where the system (some sandboxes)
-      does not let the mark be set back, so that what was done before counts where it took more.
+      `before_bytes`; `peak_bytes`; `risen_bytes`, their difference; `earlier_peak_excluded`, False
+      where the system (some sandboxes) does not let the mark be set back, so that what was done
+      before counts where it took more; `risen_anonymous_bytes`, the rise without the pages of
+      mapped files, which the system takes back when it needs them: the greatest of samples, since
+      the kernel keeps no mark of it.
       None where the system (any but Linux) does not tell.
     """
     if not _STATUS.exists():
@@ -151,12 +157,35 @@ def rise_of_memory(work: Callable[[], object]) -> dict[str, Any] | None:
         excluded = True
     except OSError:
         excluded = False
-    work()
+    with _sampled(lambda: _own_memory("RssAnon")) as samples:
+        work()
+    peak = _own_memory("VmHWM")
     return {
         "before_bytes": before,
-        "peak_bytes": _own_memory("VmHWM"),
+        "peak_bytes": peak,
+        "risen_bytes": peak - before,
         "earlier_peak_excluded": excluded,
+        "risen_anonymous_bytes": max(samples) - samples[0],
     }
+
+
+@contextlib.contextmanager
+def _sampled(sample: Callable[[], int]) -> Iterator[list[int]]:
+    """Yields a list that samples are added to, one at once and others in another thread."""
+    samples = [sample()]
+    done = threading.Event()
+
+    def take_samples() -> None:
+        while not done.wait(_SECONDS_BETWEEN_SAMPLES):
+            samples.append(sample())
+
+    thread = threading.Thread(target=take_samples)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        done.set()
+        thread.join()
 
 
 def summary_of_memory(measured: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
@@ -166,11 +195,12 @@ def summary_of_memory(measured: Sequence[Mapping[str, Any] | None]) -> dict[str,
         return None
     return {
         "what": "a process of its own: VmRSS after importing TensorFlow, TFDS and fer_tfdata, and "
-        "VmHWM at the end of the conversion",
+        "VmHWM at the end of the conversion; anonymous: RssAnon, sampled",
         "earlier_peak_excluded": all(memory["earlier_peak_excluded"] for memory in told),
-        "before_bytes": summary([memory["before_bytes"] for memory in told]),
-        "peak_bytes": summary([memory["peak_bytes"] for memory in told]),
-        "risen_bytes": summary([memory["peak_bytes"] - memory["before_bytes"] for memory in told]),
+        **{
+            key: summary([memory[key] for memory in told])
+            for key in ("before_bytes", "peak_bytes", "risen_bytes", "risen_anonymous_bytes")
+        },
     }
 
 

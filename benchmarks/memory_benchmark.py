@@ -13,8 +13,8 @@ package, with the audit and its search for near-duplicates:
 
   *_1x, *_10x  the factor: how many times the rows of FER2013.
 
-Memory is how far the process's resident memory rose at its peak.  The pages of a file that is
-mapped count in it, although the system can take them back.
+Memory is how far the process's resident memory rose at its peak; without mapped files, how far it
+rose without their pages, which the system takes back when it needs them.
 
 The source's images and as many bytes of shards stand on the disk at the same time: 18 GB for the
 factor 100.
@@ -286,8 +286,9 @@ def _print_report(content: Mapping[str, Any]) -> None:
         [
             "variant",
             "rows",
-            "MB above the imports [min, max]",
+            "MB above imports [min, max]",
             "to the smallest",
+            "without mapped files",
             "seconds [min, max]",
             "rows/s [min, max]",
             "MB written",
@@ -298,6 +299,7 @@ def _print_report(content: Mapping[str, Any]) -> None:
                 f"{variant['rows']:,}",
                 measure.megabytes(variant["memory"]["risen_bytes"]),
                 measure.spread(variant["risen_to_smallest"], digits=2),
+                measure.megabytes(variant["memory"]["risen_anonymous_bytes"]),
                 measure.spread(variant["seconds"], digits=1),
                 measure.spread(variant["rows_per_second"]),
                 f"{variant['bytes_written'] / 1e6:,.0f}",

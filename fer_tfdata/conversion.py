@@ -36,7 +36,7 @@ from fer_tfdata.records import (
     read_manifest,
     sha256_of,
 )
-from fer_tfdata.shards import Plan, write_splits
+from fer_tfdata.shards import Contents, Plan, write_splits
 from fer_tfdata.sources import OnBadRow, Source
 from fer_tfdata.spools import SpoolOptions, write_spools
 
@@ -117,7 +117,7 @@ def convert(
             "written_by": WRITTEN_BY,
             "schema_version": SCHEMA_VERSION,
             "source": description.result(),
-            "ferplus": _describe_votes(votes),
+            "ferplus": _describe_votes(votes, [contents for contents, _ in splits.values()]),
             "image_shape": list(schema.image_shape),
             "expressions": list(schema.expressions),
             "seed": seed,
@@ -147,11 +147,19 @@ def convert(
     return WriteReport(directory=final, manifest=manifest)
 
 
-def _describe_votes(votes: ferplus.Votes | None) -> dict[str, Any] | None:
+def _describe_votes(
+    votes: ferplus.Votes | None, splits: Sequence[Contents]
+) -> dict[str, Any] | None:
     if votes is None:
         return None
-    size = votes.path.stat().st_size
-    return {"file": votes.path.name, "bytes": size, "sha256": sha256_of(votes.path)}
+    return {
+        "file": votes.path.name,
+        "bytes": votes.path.stat().st_size,
+        "sha256": sha256_of(votes.path),
+        "join": votes.join,
+        "images_with_label_and_majority": sum(contents.comparable for contents in splits),
+        "images_where_they_agree": sum(contents.agreeing for contents in splits),
+    }
 
 
 def _as_text(manifest: Mapping[str, Any]) -> str:

@@ -5,11 +5,13 @@ from typing import Final, Literal, get_args
 
 from fer_tfdata.audit import DropReason
 from fer_tfdata.errors import InputError
+from fer_tfdata.ferplus import Join
 from fer_tfdata.sources import OnBadRow
 
 EngineName = Literal["local", "beam"]
 
 ENGINES: Final = get_args(EngineName)
+FERPLUS_JOINS: Final = get_args(Join)
 ON_BAD_ROW: Final = get_args(OnBadRow)
 DROP_REASONS: Final = get_args(DropReason)
 
@@ -22,6 +24,7 @@ class ConversionConfig:
       csv: FER2013's CSVs, read one after another; this or `image_dir`.
       image_dir: a folder of images, by split and expression.
       ferplus_csv: the FER+ votes of the CSVs' rows.
+      ferplus_join: by "row" or by "name".
       image_size: height and width that images of a folder are fitted to.
       channels: 1 for gray, 3 for colour; of a folder's images.
       output_dir: a TFDS data directory.
@@ -38,6 +41,7 @@ class ConversionConfig:
     csv: tuple[str, ...] = ()
     image_dir: str | None = None
     ferplus_csv: str | None = None
+    ferplus_join: Join = "row"
     image_size: int = 48
     channels: int = 1
     output_dir: str
@@ -68,7 +72,11 @@ class ConversionConfig:
                 "ferplus_csv: expected with --csv only: the votes belong to the rows of FER2013's "
                 "CSV"
             )
-        for name, known in (("engine", ENGINES), ("on_bad_row", ON_BAD_ROW)):
+        for name, known in (
+            ("engine", ENGINES),
+            ("on_bad_row", ON_BAD_ROW),
+            ("ferplus_join", FERPLUS_JOINS),
+        ):
             if getattr(self, name) not in known:
                 raise InputError(
                     f"{name}: expected one of {', '.join(known)}, received {getattr(self, name)!r}"

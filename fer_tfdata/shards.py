@@ -69,6 +69,8 @@ class Contents:
     labels: Counter[int]
     majorities: Counter[int]
     distributions: int
+    comparable: int  # images with a label and a majority
+    agreeing: int  # those of them on which the two are the same
 
     def to_json(self, schema: Schema) -> dict[str, Any]:
         """Returns the manifest's form."""
@@ -92,7 +94,7 @@ def _by_name(counts: Counter[int], names: Sequence[str]) -> dict[str, int]:
 
 
 def _summarize(plan: Plan, split: str) -> Contents:
-    examples = num_bytes = distributions = 0
+    examples = num_bytes = distributions = comparable = agreeing = 0
     labels: Counter[int] = Counter()
     majorities: Counter[int] = Counter()
     for entries, places in _kept_records(plan, split):
@@ -101,7 +103,10 @@ def _summarize(plan: Plan, split: str) -> Contents:
         labels.update(entries["label"].tolist())
         majorities.update(entries["majority"].tolist())
         distributions += int(entries["distribution"].sum())
-    return Contents(examples, num_bytes, labels, majorities, distributions)
+        has_both = (entries["label"] != NO_LABEL) & (entries["majority"] != NO_LABEL)
+        comparable += int(has_both.sum())
+        agreeing += int((has_both & (entries["label"] == entries["majority"])).sum())
+    return Contents(examples, num_bytes, labels, majorities, distributions, comparable, agreeing)
 
 
 def _kept_records(

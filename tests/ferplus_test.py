@@ -118,6 +118,35 @@ def test_votes_on_another_source_are_refused(votes) -> None:
             votes.check_length(num_rows)
 
 
+def test_votes_joined_by_name_go_to_the_row_in_it(tmp_path) -> None:
+    header, zeros = ",".join(HEADER), ",".join(["0"] * 9)
+    lines = ["Training,fer0000000.png,1", "Training,,9", "Training,fer0000003.png,2"]
+    lines += ["PublicTest,fer0000001.png,3", "Training,fer0000003.png,4"]
+    path = tmp_path / "votes.csv"
+    path.write_text("\n".join([header, *(f"{line},{zeros}" for line in lines)]))
+    votes = ferplus.read_votes(path, join="name")
+    rows = np.arange(5)
+    of_rows = votes.of(rows, ["train"] * 5)
+    # Row 1 is of another split, row 2 has no name, row 4 lies beyond the last.
+    assert of_rows[:, 0].tolist() == [1, 0, 0, 2, 0]
+    assert not of_rows[:, 1:].any()
+    assert ferplus.majority(of_rows[[1, 2, 4]]).tolist() == [NO_LABEL] * 3
+    assert not ferplus.distribution(of_rows[[1, 2, 4]]).any()
+    votes.check_length(999)
+
+
+def test_names_without_numbers_cannot_be_joined_by(tmp_path) -> None:
+    write_votes(tmp_path / "votes.csv", ["Training"] * 2, made_up_votes(2))
+    text = (tmp_path / "votes.csv").read_text()
+    (tmp_path / "votes.csv").write_text(text.replace("fer0", "img0"))
+    with pytest.raises(InputError, match=r"expected names such as fer0000017\.png"):
+        ferplus.read_votes(tmp_path / "votes.csv", join="name")
+    (tmp_path / "votes.csv").write_text(text.replace("Image name", "file"))
+    with pytest.raises(InputError, match="expected the columns Image name, each once"):
+        ferplus.read_votes(tmp_path / "votes.csv", join="name")
+    ferplus.read_votes(tmp_path / "votes.csv")
+
+
 def test_votes_can_be_sent_to_another_process(votes) -> None:
     received = pickle.loads(pickle.dumps(votes))
     assert (received.counts == votes.counts).all()

@@ -20,9 +20,11 @@ from fer_tfdata import command_line
 from fer_tfdata.conversion_config import (
     DROP_REASONS,
     ENGINES,
+    FERPLUS_JOINS,
     ON_BAD_ROW,
     ConversionConfig,
 )
+from fer_tfdata.ferplus import LEAST_AGREEMENT
 from fer_tfdata.sources import ImageFolder, KaggleCsv, Part, RawBatch, Source
 
 if TYPE_CHECKING:
@@ -53,6 +55,14 @@ def _define_source_flags(flag_values: flags.FlagValues) -> None:
         "ferplus_csv",
         ConversionConfig.ferplus_csv,
         "FER+'s votes (fer2013new.csv), joined to the CSV's rows.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "ferplus_join",
+        ConversionConfig.ferplus_join,
+        FERPLUS_JOINS,
+        "Whether votes belong to the image of the same row, as in Kaggle's file, or to that of the "
+        "row in their Image name, as in copies that leave the order of Kaggle's file.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
@@ -149,7 +159,9 @@ def main(argv: Sequence[str]) -> None:
     from fer_tfdata import conversion, ferplus
 
     source = _source(config)
-    votes = ferplus.read_votes(Path(config.ferplus_csv)) if config.ferplus_csv else None
+    votes = None
+    if config.ferplus_csv:
+        votes = ferplus.read_votes(Path(config.ferplus_csv), join=config.ferplus_join)
     engine = _engine(config)
     with tqdm(unit=" rows", desc="converting", disable=not sys.stderr.isatty()) as bar:
         report = conversion.convert(
@@ -233,6 +245,8 @@ def _print_report(report: "WriteReport") -> None:
             print(f"    {split['unlabelled']} without a label")
         for kind, count in split["ferplus_examples"].items():
             print(f"    {count} usable with --labels={kind}")
+    if ferplus := report.manifest["ferplus"]:
+        _print_agreement(ferplus)
     print("Found in the source:")
     for finding in _findings(audit):
         print(f"  {finding}")
@@ -245,6 +259,20 @@ def _print_report(report: "WriteReport") -> None:
             print(f"  {bad['place']}: {bad['reason']}")
         if len(skipped) > 10:
             print(f"  ... all of them in {report.directory / 'manifest.json'}")
+
+
+def _print_agreement(described: Mapping[str, Any]) -> None:
+    images = described["images_with_label_and_majority"]
+    if not images:
+        return
+    share = described["images_where_they_agree"] / images
+    print(f"FER+'s majority agrees with the label on {share:.1%} of {images} images.")
+    if share < LEAST_AGREEMENT:
+        other = "name" if described["join"] == "row" else "row"
+        print(
+            f"  That is no more than chance: these votes are on other images. People agree with "
+            f"FER2013's labels on about 65 %. Try --ferplus_join={other}."
+        )
 
 
 def _findings(audit: Mapping[str, Any]) -> Iterator[str]:
