@@ -12,10 +12,10 @@ What is measured, from the page cache and after all imports:
               that make the signatures and compare them are replaced by ones that do nothing.
   tfds_builder
               a tfds.core.GeneratorBasedBuilder of the same features, written as TFDS's guide shows
-              it: csv.DictReader, np.fromstring, a dictionary a row; download_and_prepare shuffles,
-              serializes and writes shards and metadata.  No checks of the rows, no audit, no
-              checksums of the shards, no sync.
-  usual_loop  csv.reader, int() for each pixel, one tf.train.Example a row, one TFRecordWriter a
+              it: csv.DictReader over the file once a split, np.fromstring, a dictionary a row;
+              download_and_prepare shuffles, serializes and writes shards and metadata.  No checks
+              of the rows, no audit, no checksums, no sync.
+  usual_loop  csv.DictReader, int() for each pixel, one tf.train.Example a row, one TFRecordWriter a
               split; no order of its own, no metadata, no checks, no audit, no sync.
   read_only   the file's bytes, nothing done with them.
   parse_only  the batches of sources.KaggleCsv alone: checked rows as arrays, nothing written.

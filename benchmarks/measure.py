@@ -98,7 +98,7 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> dict[s
 def in_new_process(
     function: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
 ) -> Result:
-    """Returns what a function of a module returns in a process that has imported nothing else."""
+    """Returns what a function returns in a process of its own, which starts anew."""
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=fresh) as process:
         return process.submit(function, *arguments, **named).result()
@@ -108,9 +108,9 @@ def measured_conversion(source: Source) -> dict[str, Any]:
     """Converts a source, and returns what this process needed for it.
 
     Returns:
-      `seconds`; `bytes_written`, those of the data directory; `findings`, how many the audit has of
-      each kind that it lists; `memory`, as `rise_of_memory` returns it, with TensorFlow, TFDS and
-      the package imported before.
+      `seconds`; `bytes_written`, those of the data directory; `findings`, how many groups of equal
+      images and pairs of near-duplicates the audit has; `memory`, as `memory_of` returns it, with
+      TensorFlow, TFDS and the package imported before.
     """
     command_line.import_tensorflow_quietly()
     import tensorflow_datasets  # noqa: F401
@@ -118,66 +118,64 @@ def measured_conversion(source: Source) -> dict[str, Any]:
     from fer_tfdata import conversion
 
     with tempfile.TemporaryDirectory() as directory:
-        reports: list[conversion.WriteReport] = []
         start = time.perf_counter()
-        memory = rise_of_memory(lambda: reports.append(conversion.convert(source, Path(directory))))
-        seconds = time.perf_counter() - start
-        audit = reports[0].manifest["audit"]
+        report, memory = memory_of(lambda: conversion.convert(source, Path(directory)))
         return {
-            "seconds": seconds,
-            "bytes_written": sum(file.stat().st_size for file in reports[0].directory.iterdir()),
+            "seconds": time.perf_counter() - start,
+            "bytes_written": sum(file.stat().st_size for file in report.directory.iterdir()),
             "findings": {
-                kind: len(audit[kind]) for kind in ("duplicate_groups", "near_duplicate_pairs")
+                kind: len(report.manifest["audit"][kind])
+                for kind in ("duplicate_groups", "near_duplicate_pairs")
             },
             "memory": memory,
         }
 
 
-def rise_of_memory(work: Callable[[], object]) -> dict[str, Any] | None:
-    """Returns the resident memory before some work and at its peak, in bytes.
+def memory_of(work: Callable[[], Result]) -> tuple[Result, dict[str, Any] | None]:
+    """Returns what some work returns, and the resident memory before it and at its peak.
 
     The kernel's own high-water mark of this process is read, after it was set back to the memory
     in use before the work.  `resource.getrusage` would not do: on Linux its maximum starts at what
     the process that started this one had.
 
     Returns:
-      `before_bytes`; `peak_bytes`; `risen_bytes`, their difference; `earlier_peak_excluded`, False
-      where the system (some sandboxes) does not let the mark be set back, so that what was done
-      before counts where it took more; `risen_anonymous_bytes`, the rise without the pages of
-      mapped files, which the system takes back when it needs them: the greatest of samples, since
-      the kernel keeps no mark of it.
-      None where the system (any but Linux) does not tell.
+      The result, and a dictionary: `before_bytes`; `peak_bytes`; `risen_bytes`, their difference;
+      `earlier_peak_excluded`, False where the system (some sandboxes) does not let the mark be set
+      back, so that what was done before counts where it took more; `risen_anonymous_bytes`, the
+      rise without the pages of mapped files, which the system takes back when it needs them: the
+      greatest of samples, since the kernel keeps no mark of it.  None in place of the dictionary
+      where the system (any but Linux) does not tell.
     """
     if not _STATUS.exists():
-        work()
-        return None
+        return work(), None
     before = _own_memory("VmRSS")
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         excluded = True
     except OSError:
         excluded = False
-    with _sampled(lambda: _own_memory("RssAnon")) as samples:
-        work()
+    anonymous_before = _own_memory("RssAnon")
+    with _greatest_sample(lambda: _own_memory("RssAnon")) as anonymous:
+        result = work()
     peak = _own_memory("VmHWM")
-    return {
+    return result, {
         "before_bytes": before,
         "peak_bytes": peak,
         "risen_bytes": peak - before,
         "earlier_peak_excluded": excluded,
-        "risen_anonymous_bytes": max(samples) - samples[0],
+        "risen_anonymous_bytes": anonymous["greatest"] - anonymous_before,
     }
 
 
 @contextlib.contextmanager
-def _sampled(sample: Callable[[], int]) -> Iterator[list[int]]:
-    """Yields a list that samples are added to, one at once and others in another thread."""
-    samples = [sample()]
+def _greatest_sample(sample: Callable[[], int]) -> Iterator[Mapping[str, int]]:
+    """Yields what holds the `greatest` of samples that another thread takes, the first at once."""
+    samples = {"greatest": sample()}
     done = threading.Event()
 
     def take_samples() -> None:
         while not done.wait(_SECONDS_BETWEEN_SAMPLES):
-            samples.append(sample())
+            samples["greatest"] = max(samples["greatest"], sample())
 
     thread = threading.Thread(target=take_samples)
     thread.start()
@@ -189,7 +187,7 @@ def _sampled(sample: Callable[[], int]) -> Iterator[list[int]]:
 
 
 def summary_of_memory(measured: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """Returns the summary of what `rise_of_memory` returned in each repeat."""
+    """Returns the summary of what `memory_of` measured in each repeat."""
     told = [memory for memory in measured if memory is not None]
     if not told:
         return None

@@ -1,4 +1,4 @@
-"""Measures how much memory a conversion takes: as much for a hundred FER2013s as for one.
+"""Measures whether a conversion takes more memory where there are more rows.
 
     python -m benchmarks.memory_benchmark
 
@@ -6,8 +6,7 @@ What is measured, each in a process of its own, after the imports of TensorFlow,
 package, with the audit and its search for near-duplicates:
 
   generated_*  conversion.convert of a source that makes distinct images while they are read, each
-               of two drawn faces and smooth noise.  Nothing but the conversion's own memory and
-               that of one batch can grow.
+               of two drawn faces and smooth noise; its own memory is that of one batch.
   csv_*        conversion.convert of a Kaggle CSV of the same rows, at most ten times as many as
                FER2013 has.
 
@@ -16,8 +15,8 @@ package, with the audit and its search for near-duplicates:
 Memory is how far the process's resident memory rose at its peak; without mapped files, how far it
 rose without their pages, which the system takes back when it needs them.
 
-The source's images and as many bytes of shards stand on the disk at the same time: 18 GB for the
-factor 100.
+The images stand in the spools and in the shards at the same time: with the CSVs, 22 GB of disk for
+the factors 1, 10 and 100.
 """
 
 import dataclasses
@@ -65,7 +64,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_multi_integer(
         "factor",
         [1, 10, 100],
-        "How many times the rows of FER2013 are converted. May be repeated.",
+        "How many times the rows of FER2013 are converted",
         lower_bound=1,
         flag_values=flag_values,
     )

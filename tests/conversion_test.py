@@ -1,11 +1,14 @@
 import csv
 import dataclasses
+import gzip
 import json
 import os
 import pickle
 import resource
 import shutil
+import tarfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,13 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from fer_tfdata import atomic, audit, conversion, records, shards, spools
+from fer_tfdata import atomic, audit, conversion, ferplus, records, shards, spools
 from fer_tfdata.engines import LOCAL
 from fer_tfdata.errors import InputError
-from fer_tfdata.expressions import EXPRESSIONS, SPLITS
-from fer_tfdata.sources import BadRow, KaggleCsv, RawBatch, archives
+from fer_tfdata.expressions import EXPRESSIONS, NO_LABEL, SPLITS
+from fer_tfdata.sources import BadRow, ImageFolder, KaggleCsv, RawBatch, Source, archives
 from tests.batch_source import BatchSource, mixed_batches, random_batch
+from tests.ferplus_test import votes_on_every_row
 
 
 @pytest.fixture
@@ -141,12 +145,108 @@ def test_directories_are_readable_as_any_other(demo_data_dir: Path):
         assert path.stat().st_mode & 0o777 == expected & ~umask
 
 
+def forms_of(csv_file: Path, image_dir: Path, directory: Path) -> dict[str, Source]:
+    """The drawn faces in the forms in which people hold faces."""
+    content = csv_file.read_bytes()
+    (directory / "semicolons.csv").write_bytes(b"\xef\xbb\xbf" + content.replace(b",", b";"))
+    (directory / "fer2013.csv.gz").write_bytes(gzip.compress(content, 1))
+    with zipfile.ZipFile(directory / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("in/fer2013.csv", content.replace(b"\n", b"\r\n"))
+    with tarfile.open(directory / "a.tar.gz", "w:gz") as archive:
+        archive.add(csv_file, "fer2013/fer2013.csv")
+    header, *rows = content.splitlines()
+    assert header == b"emotion,pixels,Usage"
+    with (directory / "train.csv").open("wb") as train, (directory / "test.csv").open("wb") as test:
+        train.write(b"emotion,pixels\n")
+        test.write(b"pixels\n")
+        for number, row in enumerate(rows):
+            emotion, pixels, _ = row.split(b",")
+            if number % 3:
+                train.write(emotion + b"," + pixels + b"\n")
+            else:
+                test.write(pixels + b"\n")
+    names = ("semicolons.csv", "fer2013.csv.gz", "a.zip", "a.tar.gz")
+    return {
+        **{name: KaggleCsv((directory / name,)) for name in names},
+        "train and test": KaggleCsv((directory / "train.csv", directory / "test.csv")),
+        "gray folder": ImageFolder(image_dir),
+        "colour folder": ImageFolder(image_dir, image_size=37, channels=3),
+    }
+
+
+def test_what_is_written_is_read_byte_for_byte_from_every_source(
+    demo_csv: Path, image_dir: Path, tmp_path: Path
+):
+    for name, source in forms_of(demo_csv, image_dir, tmp_path).items():
+        (part, *others) = source.parts(1)
+        batches = list(part.batches(0))
+        for other in others:
+            batches += other.batches(sum(len(batch.rows) for batch in batches))
+        data_dir = tmp_path / "data" / name
+        conversion.convert(source, data_dir)
+        assert_holds(data_dir, batches)
+        num_rows = sum(len(batch.rows) for batch in batches)
+        written = manifest_of(data_dir)["splits"].values()
+        assert num_rows == sum(split["examples"] for split in written)
+
+
+def test_a_split_without_labels_is_written_without(demo_csv: Path, image_dir: Path, tmp_path: Path):
+    source = forms_of(demo_csv, image_dir, tmp_path)["train and test"]
+    conversion.convert(source, tmp_path / "data")
+    split = records.open_split(tmp_path / "data", "test")
+    assert (split.examples, split.unlabelled) == (70, 70)
+    assert set(records.load_split(split)["label"]) == {NO_LABEL}
+    assert records.open_split(tmp_path / "data", "train").unlabelled == 0
+    (features,) = tfds.load("fer2013", data_dir=tmp_path / "data", split="test").batch(70)
+    assert set(features["label"].numpy()) == {NO_LABEL}
+
+
+def test_votes_are_written_and_counted(demo_csv: Path, tmp_path: Path):
+    votes = votes_on_every_row(demo_csv, tmp_path / "fer2013new.csv")
+    conversion.convert(KaggleCsv((demo_csv,)), tmp_path / "data", votes=votes)
+    manifest = manifest_of(tmp_path / "data")
+    assert manifest["ferplus"]["sha256"] == records.sha256_of(tmp_path / "fer2013new.csv")
+    agreeing = comparable = 0
+    for name, described in manifest["splits"].items():
+        arrays = load(tmp_path / "data", name)
+        np.testing.assert_array_equal(arrays["votes"], votes.counts[arrays["row"]])
+        majorities = ferplus.majority(arrays["votes"])
+        kept = majorities != NO_LABEL
+        assert described["ferplus_examples"] == {
+            "ferplus_majority": kept.sum(),
+            "ferplus_distribution": ferplus.distribution(arrays["votes"]).any(axis=1).sum(),
+        }
+        counts = np.bincount(majorities[kept], minlength=8)
+        assert list(described["per_ferplus_majority"].values()) == counts.tolist()
+        comparable += kept.sum()
+        agreeing += (majorities == arrays["label"])[kept].sum()
+    assert manifest["ferplus"]["images_with_label_and_majority"] == comparable
+    assert manifest["ferplus"]["images_where_they_agree"] == agreeing
+    dataset = tfds.load("fer2013", data_dir=tmp_path / "data", split="train")
+    assert dataset.element_spec["votes"] == tf.TensorSpec((10,), tf.int64)
+
+
+def test_votes_on_another_number_of_rows_leave_nothing_behind(demo_csv: Path, tmp_path: Path):
+    votes = votes_on_every_row(demo_csv, tmp_path / "fer2013new.csv")
+    more = dataclasses.replace(votes, counts=np.zeros((211, 10), np.uint8))
+    more = dataclasses.replace(more, splits=[*votes.splits, "test"])
+    with pytest.raises(InputError, match="votes on the 210 rows of the source, received 211"):
+        conversion.convert(KaggleCsv((demo_csv,)), tmp_path / "data", votes=more)
+    assert not (tmp_path / "data").exists()
+
+
 # TensorFlow Datasets.
 
 
 def test_tfds_reads_the_same(demo_data_dir: Path):
     builder = tfds.builder("fer2013", data_dir=demo_data_dir)
-    assert builder.info.features["label"].names == list(EXPRESSIONS)
+    info = builder.info
+    assert info.features["label"].names == list(EXPRESSIONS)
+    assert "converted from fer2013.csv" in info.description
+    assert "goodfellow2013challenges" in info.citation
+    assert info.homepage.startswith("https://www.kaggle.com/c/challenges-in-representation")
+    documented = {entry.name: entry.description for entry in info.features.catalog_documentation()}
+    assert all(documented[name] for name in ("image", "label", "row"))
     assert str(builder.info.version) == "1.0.0"
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
         "train": 140,

@@ -258,3 +258,62 @@ def test_a_file_is_no_data_directory(tmp_path: Path):
     (tmp_path / "data").write_text("")
     with pytest.raises(InputError, match="expected a readable manifest"):
         records.open_split(tmp_path / "data", "train")
+
+
+# Anything may have happened to the files; what is read is what was written, or it is an error.
+
+
+@st.composite
+def damaged(draw: st.DrawFn, content: bytes) -> bytes:
+    """A few bytes changed, cut out or put in."""
+    for _ in range(draw(st.integers(1, 3))):
+        position = draw(st.integers(0, len(content)))
+        length = draw(st.integers(0, 40))
+        content = content[:position] + draw(st.binary(max_size=40)) + content[position + length :]
+    return content
+
+
+def read_or_error(data_dir: Path) -> tuple[str | None, dict[str, np.ndarray]]:
+    """What reading the directory gives, which is removed then: an error's line, or the arrays."""
+    try:
+        return None, records.load_split(records.open_split(data_dir, "validation"))
+    except InputError as error:
+        (line,) = str(error).splitlines()
+        return line, {}
+    finally:
+        shutil.rmtree(data_dir)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_damaged_shard_is_never_read_as_something_else(
+    demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
+    intact = load(demo_data_dir, "validation")
+    data_dir = tmp_path_factory.mktemp("damaged") / "data"
+    shutil.copytree(demo_data_dir, data_dir)
+    path = shard_path(data_dir)
+    content = data.draw(damaged(path.read_bytes()))
+    path.write_bytes(content)
+    manifest = manifest_of(data_dir)
+    manifest["splits"]["validation"]["shards"][0]["bytes"] = len(content)  # past the first check
+    (dataset_directory(data_dir) / "manifest.json").write_text(json.dumps(manifest))
+    message, arrays = read_or_error(data_dir)
+    if message is None:
+        for key, array in intact.items():
+            np.testing.assert_array_equal(arrays[key], array)
+    else:
+        assert str(path) in message
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_damaged_manifest_is_read_or_an_error(
+    demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
+    data_dir = tmp_path_factory.mktemp("damaged") / "data"
+    shutil.copytree(demo_data_dir, data_dir)
+    path = dataset_directory(data_dir) / "manifest.json"
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    message, arrays = read_or_error(data_dir)
+    assert len(arrays["label"]) == 35 if message is None else str(data_dir) in message
