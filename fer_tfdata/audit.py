@@ -240,7 +240,7 @@ def _equal_runs(entries: _Entries) -> Iterator[_Entries]:
     starts = np.flatnonzero(same & ~np.concatenate([[False], same[:-1]]))
     ends = np.flatnonzero(same & ~np.concatenate([same[1:], [False]])) + 2
     for start, end in zip(starts, ends, strict=True):
-        yield entries[start:end]
+        yield entries[start:end].copy()  # a view would keep the whole pass in memory
 
 
 def _count_duplicates(groups: Sequence[_Entries]) -> dict[str, int]:

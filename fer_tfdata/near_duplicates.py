@@ -18,10 +18,14 @@ What decides between two images is computed from exact integers or from the two 
 the answer hangs neither on batches nor on passes.  Mirrored images are not found.
 """
 
+import collections
 import dataclasses
 import functools
 import math
+import mmap
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -65,7 +69,8 @@ _BLOCK: Final = 512  # rows of an order; each is compared with its block and the
 _MOST_CANDIDATES: Final = 8  # of a row in one block, the most similar ones
 _MOST_PARTNERS: Final = 32  # an image that has so many is left out of the orders that follow
 _ROWS_A_READ: Final = 1 << 14
-_ROWS_A_PASS: Final = 1 << 21
+_ROWS_A_PASS: Final = 1 << 19
+_ROWS_A_MAPPING: Final = 1 << 14  # at most as many pages of 4 KiB: 64 MB
 _SAMPLE: Final = 1 << 12
 
 # The comparison of neighbours.  Two vectors of integers have exact products in float32 while these
@@ -104,6 +109,32 @@ class Search:
     pairs: _Positions
     comparisons: int
     alignments: int
+
+
+class _Table:
+    """The coefficients of the rows; of a mapped file it keeps few pages in memory."""
+
+    def __init__(self, signatures: _Signatures) -> None:
+        self._signatures = signatures
+        self._rows_read = 0
+
+    def __len__(self) -> int:
+        return len(self._signatures)
+
+    def coefficients(self, rows: slice | _Positions) -> npt.NDArray[np.int8]:
+        """Returns a copy, int8 [n, frequencies]."""
+        chosen: npt.NDArray[np.int8] = np.array(self._signatures[rows]["coefficients"])
+        self._rows_read += len(chosen)
+        if self._rows_read >= _ROWS_A_MAPPING:
+            self._forget_pages()
+        return chosen
+
+    def _forget_pages(self) -> None:
+        """Gives the pages back, which the system would else keep as long as it has room."""
+        self._rows_read = 0
+        mapping = getattr(self._signatures, "base", None)
+        if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,25 +207,51 @@ def search(table: _Signatures, *, rows_a_pass: int = _ROWS_A_PASS) -> Search:
     if rows_a_pass < _BLOCK or rows_a_pass % _BLOCK:
         raise ValueError(f"rows_a_pass: expected a multiple of {_BLOCK}, received {rows_a_pass}")
     with _one_thread():
-        return _search(table, rows_a_pass)
+        return _search(_Table(table), rows_a_pass)
 
 
-def _search(table: _Signatures, rows_a_pass: int) -> Search:
+def _search(table: _Table, rows_a_pass: int) -> Search:
     equal, active = _equal_signatures(table, rows_a_pass)
     similar = _NO_PAIRS
     comparisons = alignments = 0
     for order in range(_num_orders(len(table))):
         new = [similar]
         ranks_of = _ranks_by_projections(table, active, order)
-        for before, block in _neighbours(table, ranks_of, rows_a_pass):
-            candidates = _candidates(before, block)
-            new.append(_verified(before, block, candidates))
-            comparisons += len(before.positions) * len(block.positions)
-            alignments += len(candidates)
+        for found in _in_threads(_compare, _neighbours(table, ranks_of, rows_a_pass)):
+            new.append(found.pairs)
+            comparisons += found.comparisons
+            alignments += found.alignments
         similar = _distinct(np.concatenate(new))
         images, partners = np.unique(similar, return_counts=True)
         active[images[partners >= _MOST_PARTNERS]] = False
     return Search(_distinct(np.concatenate([equal, similar])), comparisons, alignments)
+
+
+def _in_threads(
+    function: Callable[[_Block, _Block], Search], pairs: Iterator[tuple[_Block, _Block]]
+) -> Iterator[Search]:
+    """Yields the results in the order of the pairs, computed some ahead on all cores.
+
+    NumPy lets go of the interpreter's lock in most of the work.
+    """
+    num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    with ThreadPoolExecutor(num_threads) as pool:
+        pending: collections.deque[Future[Search]] = collections.deque()
+        for before, block in pairs:
+            pending.append(pool.submit(function, before, block))
+            if len(pending) > 2 * num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _compare(before: _Block, block: _Block) -> Search:
+    candidates = _candidates(before, block)
+    return Search(
+        pairs=_verified(before, block, candidates),
+        comparisons=len(before.positions) * len(block.positions),
+        alignments=len(candidates),
+    )
 
 
 def _one_thread() -> AbstractContextManager[Any]:
@@ -250,11 +307,6 @@ def _wave_norms() -> npt.NDArray[np.float64]:
     return np.sqrt(np.where(_Y > 0, 2.0, 1.0) * np.where(_X > 0, 2.0, 1.0))
 
 
-def _coefficients(table: _Signatures, rows: slice | _Positions) -> npt.NDArray[np.int8]:
-    chosen: npt.NDArray[np.int8] = np.asarray(table[rows]["coefficients"])
-    return chosen
-
-
 # Orders: all rows sorted by a key, some at a time.
 
 
@@ -303,9 +355,7 @@ def _ranks(keys: npt.NDArray[np.uint64], positions: _Positions, num_rows: int) -
     return ranks
 
 
-def _equal_signatures(
-    table: _Signatures, rows_a_pass: int
-) -> tuple[_Positions, npt.NDArray[np.bool_]]:
+def _equal_signatures(table: _Table, rows_a_pass: int) -> tuple[_Positions, npt.NDArray[np.bool_]]:
     """Returns the pairs of equal signatures, and which rows are to be searched.
 
     Each pair is of the first row that has the signature and of a later one.  Searched are those
@@ -316,7 +366,7 @@ def _equal_signatures(
     factors = np.frombuffer(random, "<u8").astype(np.uint64)
 
     def ranks_of(start: int, stop: int) -> _Ranks:
-        values = _coefficients(table, slice(start, stop)).astype(np.uint64)
+        values = table.coefficients(slice(start, stop)).astype(np.uint64)
         return _ranks(values @ factors, np.arange(start, stop), num_rows)
 
     active = np.zeros(num_rows, np.bool_)
@@ -325,7 +375,7 @@ def _equal_signatures(
     for run in _sorted_positions(ranks_of, num_rows, rows_a_pass):
         for rows in np.split(run, range(_ROWS_A_READ, len(run), _ROWS_A_READ)):
             positions = np.concatenate([last_first, rows])
-            values = _coefficients(table, positions)
+            values = table.coefficients(positions)
             starts = np.append(True, (values[1:] != values[:-1]).any(axis=1))
             firsts = positions[np.maximum.accumulate(np.where(starts, np.arange(len(starts)), 0))]
             coloured = values.any(axis=1)
@@ -336,7 +386,7 @@ def _equal_signatures(
 
 
 def _ranks_by_projections(
-    table: _Signatures, active: npt.NDArray[np.bool_], order: int
+    table: _Table, active: npt.NDArray[np.bool_], order: int
 ) -> Callable[[int, int], _Ranks]:
     """Returns the ranks of the active rows by on which sides of random planes they lie.
 
@@ -346,7 +396,7 @@ def _ranks_by_projections(
     planes = rng.integers(-127, 128, (_NUM_LOWEST, 8 * _KEY_BYTES)).astype(np.float32)
 
     def projections(rows: slice | _Positions) -> _Floats:
-        return _lowest(_coefficients(table, rows), _SHIFTS[:1])[0] @ planes
+        return _lowest(table.coefficients(rows), _SHIFTS[:1])[0] @ planes
 
     medians = np.median(projections(_sample(len(table))), axis=0) if len(table) else 0
 
@@ -367,13 +417,13 @@ def _sample(num_rows: int) -> _Positions:
 
 
 def _neighbours(
-    table: _Signatures, ranks_of: Callable[[int, int], _Ranks], rows_a_pass: int
+    table: _Table, ranks_of: Callable[[int, int], _Ranks], rows_a_pass: int
 ) -> Iterator[tuple[_Block, _Block]]:
     """Yields each block of an order with itself, and each with the one before."""
     before = None
     for run in _sorted_positions(ranks_of, len(table), rows_a_pass):
         for positions in np.split(run, range(_BLOCK, len(run), _BLOCK)):
-            coefficients = _coefficients(table, positions)
+            coefficients = table.coefficients(positions)
             lowest = _lowest(coefficients, _SHIFTS)
             block = _Block(positions, coefficients.astype(np.float32), lowest)
             yield block, block

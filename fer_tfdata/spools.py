@@ -117,7 +117,6 @@ def _spool_part(options: SpoolOptions, task: tuple[Part, int]) -> Spool:
     num_rows = 0
     splits: set[str] = set()
     bad_rows: list[BadRow] = []
-    serializer = Serializer(options.schema)
     with contextlib.ExitStack() as stack:
         table = stack.enter_context(audit.TableWriter(_table(stem)))
         files: dict[str, _SpoolFile] = {}
@@ -134,7 +133,7 @@ def _spool_part(options: SpoolOptions, task: tuple[Part, int]) -> Spool:
             for name in sorted(set(batch.splits) - set(files)):
                 file = _SpoolFile(_records(stem, name), _index(stem, name))
                 files[name] = stack.enter_context(file)
-            _spool_batch(batch, votes, serializer, files)
+            _spool_batch(batch, votes, options.schema, files)
     return Spool(stem, num_rows, frozenset(splits), bad_rows)
 
 
@@ -160,10 +159,11 @@ def _with_validation(batch: RawBatch, fraction: float) -> RawBatch:
 def _spool_batch(
     batch: RawBatch,
     votes: npt.NDArray[np.int64] | None,
-    serializer: Serializer,
+    schema: Schema,
     files: Mapping[str, "_SpoolFile"],
 ) -> None:
     count = len(batch.rows)
+    serializer = Serializer(schema)
     labels, rows = batch.labels.tolist(), batch.rows.tolist()
     majorities, has_distribution, votes_of = [NO_LABEL] * count, [False] * count, [()] * count
     if votes is not None:
