@@ -24,6 +24,10 @@ _Result = TypeVar("_Result")
 # Enough to keep a cluster busy; what is small is cut into fewer.
 _NUM_PARTS: Final = 256
 
+# What runs a pipeline on this machine.  Under its usual name, DirectRunner, Beam first looks for a
+# program on the network.
+_DIRECT_RUNNER: Final = "FnApiRunner"
+
 
 class BeamEngine:
     """Runs every stage as one pipeline, whose tasks leave their results as files."""
@@ -41,7 +45,7 @@ class BeamEngine:
         """
         try:
             import apache_beam as beam
-            from apache_beam.options.pipeline_options import PipelineOptions
+            from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
         except ImportError as error:
             raise InputError(
                 "engine: expected Apache Beam for --engine=beam, which is not installed: "
@@ -52,6 +56,9 @@ class BeamEngine:
             with contextlib.redirect_stderr(usage):
                 self._options = PipelineOptions(shlex.split(beam_args))
                 self._options.get_all_options()
+                runner = self._options.view_as(StandardOptions)
+                if runner.runner in (None, "DirectRunner"):
+                    runner.runner = _DIRECT_RUNNER
                 beam.Pipeline(options=self._options)
         except (SystemExit, ValueError) as error:
             reason = usage.getvalue().splitlines()[-1:] or [str(error)]

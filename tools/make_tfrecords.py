@@ -8,6 +8,7 @@ writes data/fer2013/1.0.0/: complete or not at all.
 """
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -191,6 +192,7 @@ def _source(config: ConversionConfig) -> Source:
 
 def _engine(config: ConversionConfig) -> Any:
     if config.engine == "beam":
+        logging.getLogger().setLevel(logging.ERROR)  # Beam reports every step
         from fer_tfdata.beam_engine import BeamEngine
 
         return BeamEngine(config.beam_args)
