@@ -70,7 +70,7 @@ _MOST_CANDIDATES: Final = 8  # of a row in one block, the most similar ones
 _MOST_PARTNERS: Final = 32  # an image that has so many is left out of the orders that follow
 _ROWS_A_READ: Final = 1 << 14
 _ROWS_A_PASS: Final = 1 << 19
-_ROWS_A_MAPPING: Final = 1 << 14  # at most as many pages of 4 KiB: 64 MB
+_ROWS_A_MAPPING: Final = 1 << 10  # the system maps 64 KiB around what is read: 64 MB
 _SAMPLE: Final = 1 << 12
 
 # The comparison of neighbours.  Two vectors of integers have exact products in float32 while these
