@@ -101,19 +101,15 @@ class Findings:
 
     def leaked_rows_without(self, dropped: frozenset[int]) -> dict[str, list[int]]:
         """Returns per split but `train` the rows that still leak when `train` loses some rows."""
-        partners: dict[int, bool] = {}
+        leaking = {row for row, reasons in self.reasons.items() if "leaks" in reasons}
+        still_leaks: set[int] = set()
         for group in self.audit.duplicate_groups:
-            train = [row for row in group if row in self._leaking_train]
-            stays = any(row not in dropped for row in train)
-            partners.update(dict.fromkeys(group, stays))
+            if any(row in leaking and row not in dropped for row in group):
+                still_leaks.update(group)
         return {
-            split: [row for row in rows if partners[row]]
+            split: [row for row in rows if row in still_leaks]
             for split, rows in self.audit.leaked_rows.items()
         }
-
-    @property
-    def _leaking_train(self) -> frozenset[int]:
-        return frozenset(row for row, reasons in self.reasons.items() if "leaks" in reasons)
 
 
 class TableWriter:
@@ -185,7 +181,7 @@ def report(tables: Sequence[Path], scratch: Path, *, num_expressions: int, votes
             leaked_rows=_leaked_rows(groups),
             conflicting_groups=[group["row"].tolist() for group in groups if _conflicts(group)],
             near_duplicate_pairs=near["row"].tolist(),
-            near_leaked_rows=_near_leaked_rows(near),
+            near_leaked_rows=_near_leaked_rows(near, groups),
             flat_rows=_rows_with(flagged, _FLAT),
             almost_flat_rows=_rows_with(flagged, _ALMOST_FLAT),
             not_a_face_rows=_rows_with(flagged, _NOT_A_FACE) if votes else None,
@@ -328,14 +324,17 @@ def _near_duplicates(tables: Sequence[Path], exact_duplicates: set[int], scratch
     return found
 
 
-def _near_leaked_rows(pairs: _Entries) -> dict[str, list[int]]:
-    both_ways = np.concatenate([pairs, pairs[:, ::-1]])
-    with_train = both_ways[both_ways[:, 1]["split"] == _TRAIN][:, 0]
-    return {
-        split: np.unique(with_train["row"][with_train["split"] == index]).tolist()
-        for index, split in enumerate(SPLITS)
-        if index != _TRAIN
-    }
+def _near_leaked_rows(pairs: _Entries, groups: Sequence[_Entries]) -> dict[str, list[int]]:
+    """Returns the rows of the other splits that have a near-duplicate in `train`, and no equal."""
+    group_of = {int(group["row"][0]): group for group in groups}
+    leaked: dict[str, set[int]] = {split: set() for split in SPLITS if split != "train"}
+    for pair in pairs:
+        sides = [group_of.get(int(entry["row"]), pair[i : i + 1]) for i, entry in enumerate(pair)]
+        for side, other in (sides, sides[::-1]):
+            if _TRAIN in other["split"] and _TRAIN not in side["split"]:
+                for split, row in zip(side["split"].tolist(), side["row"].tolist(), strict=True):
+                    leaked[SPLITS[split]].add(row)
+    return {split: sorted(rows) for split, rows in leaked.items()}
 
 
 def _signatures_of(table: Path) -> Path:

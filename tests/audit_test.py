@@ -140,6 +140,18 @@ def test_of_equal_images_the_first_stands_for_all_in_the_near_duplicates(tmp_pat
     assert report.near_duplicate_pairs == [[3, 8]]
 
 
+def test_near_leaks_are_found_whichever_row_stands_for_equal_images(tmp_path: Path):
+    face = demo_faces.draw_face(3, seed=0).reshape(1, 48, 48, 1)
+    images = np.concatenate([face] * 6)
+    images[2:, 0, 0, 0] ^= 1
+    # Rows 0 and 1 are equal, and so are 2 to 5; both groups begin outside of train.
+    splits = ["test", "validation", "test", "train", "validation", "test"]
+    report = findings(tmp_path, images, [0] * 6, splits).audit
+    assert report.near_duplicate_pairs == [[0, 2]]
+    assert report.near_leaked_rows == {"validation": [1], "test": [0]}
+    assert report.leaked_rows == {"validation": [4], "test": [2, 5]}
+
+
 def test_images_need_not_be_contiguous(tmp_path: Path):
     images = faces(1, 2, 1, 2)
     images[0, 0, 0] = images[2, 0, 0] = 5
