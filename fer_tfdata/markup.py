@@ -86,14 +86,19 @@ def image(pixels: npt.NDArray[np.uint8], *, alt: str, max_side: int) -> Markup:
 
 
 def _attribute(name: str, value: str) -> str:
-    return f' {name.rstrip("_").replace("_", "-")}="{html.escape(value)}"' if value else ""
+    return f' {name.rstrip("_").replace("_", "-")}="{_escape(value)}"' if value else ""
 
 
 def _escaped(content: str) -> str:
-    return content if isinstance(content, Markup) else html.escape(content)
+    return content if isinstance(content, Markup) else _escape(content)
 
 
 def _cell(content: str) -> Markup:
     if isinstance(content, Markup) and content.startswith("<td"):
         return content
     return element("td", content)
+
+
+def _escape(text: str) -> str:
+    # What a file name holds beside UTF-8 has no form in a page.
+    return html.escape(text.encode("utf-8", "replace").decode())

@@ -316,3 +316,8 @@ def test_every_text_and_attribute_survives_its_escaping(content: str, value: str
     reader.close()
     assert "".join(pieces) == f"p{content}b{content}"
     assert attributes == [("title", f"x{value}")]
+
+
+def test_a_name_that_is_no_utf_8_is_shown_as_far_as_it_is() -> None:
+    page = markup.element("p", "b\udcffd.png")
+    assert page.encode() == b"<p>b?d.png</p>"
