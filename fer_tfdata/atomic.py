@@ -75,9 +75,9 @@ def exclusive_directory(final: Path) -> Iterator[tuple[Path, Callable[[], None]]
                 f"{final}: another process is writing it; wait until it ends"
             ) from None
         replaced = final.with_name(f".{final.name}.replaced")
-        if replaced.exists():  # killed between the two renames of publish(), or just after
+        if os.path.lexists(replaced):  # killed between the renames of publish(), or just after
             if final.exists():
-                shutil.rmtree(replaced)
+                _remove(replaced)
             else:
                 replaced.rename(final)
         _clear(work)
@@ -91,7 +91,8 @@ def exclusive_directory(final: Path) -> Iterator[tuple[Path, Callable[[], None]]
             work.rename(final)
             published = True
             sync(final.parent)
-            shutil.rmtree(replaced, ignore_errors=True)
+            if os.path.lexists(replaced):
+                _remove(replaced)
 
         try:
             yield work, publish
@@ -104,10 +105,15 @@ def exclusive_directory(final: Path) -> Iterator[tuple[Path, Callable[[], None]]
 
 def _clear(directory: Path) -> None:
     for path in directory.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes a directory with all that is in it, or a file; of a link, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextlib.contextmanager

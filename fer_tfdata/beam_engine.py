@@ -55,7 +55,12 @@ class BeamEngine:
         try:
             with contextlib.redirect_stderr(usage):
                 self._options = PipelineOptions(shlex.split(beam_args))
-                self._options.get_all_options()
+                known = self._options.get_all_options()
+                unknown = set(self._options.get_all_options(retain_unknown_options=True)) - set(
+                    known
+                )
+                if unknown:
+                    raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
                 runner = self._options.view_as(StandardOptions)
                 if runner.runner in (None, "DirectRunner"):
                     runner.runner = _DIRECT_RUNNER
@@ -74,13 +79,19 @@ class BeamEngine:
 
         with tempfile.TemporaryDirectory(dir=scratch) as results:
             numbered = list(enumerate(tasks))
-            with beam.Pipeline(options=self._options) as pipeline:
-                _ = (
-                    pipeline
-                    | "Tasks" >> beam.Create(numbered)
-                    | "Spread" >> beam.Reshuffle()
-                    | "Run" >> beam.Map(functools.partial(_run, function, results))
-                )
+            try:
+                with beam.Pipeline(options=self._options) as pipeline:
+                    _ = (
+                        pipeline
+                        | "Tasks" >> beam.Create(numbered)
+                        | "Spread" >> beam.Reshuffle()
+                        | "Run" >> beam.Map(functools.partial(_run, function, results))
+                    )
+            except Exception as error:  # each runner has its own
+                reason = " ".join(str(error).split())[:500] or type(error).__name__
+                raise InputError(
+                    f"engine: Apache Beam could not run the tasks: {reason}"
+                ) from error
             return [_result(Path(results, str(number))) for number, _ in numbered]
 
 

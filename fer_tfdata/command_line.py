@@ -4,6 +4,7 @@ Beside `tools/` and `benchmarks/`, the only module that knows of absl's flags.
 """
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -32,6 +33,8 @@ def run(
       description: the head of `--help`, usually the module's docstring.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     define_flags(flags.FLAGS)
 
     def parse(argv: Sequence[str]) -> list[str]:

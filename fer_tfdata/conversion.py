@@ -72,7 +72,7 @@ def convert(
     Args:
       source: what is converted.
       data_dir: DIR, a TFDS data directory; made where it is missing.
-      votes: FER+ votes, joined by row.
+      votes: FER+ votes, joined as they say.
       num_shards: shards a split; 0 chooses by size.
       seed: of the order in which `train` is written.  A source may be sorted by expression, and
         what streams from the shards can shuffle but a window of them; the other splits keep the
@@ -113,6 +113,9 @@ def convert(
         leaked_rows = findings.leaked_rows_without(frozenset(dropped))
         plan = Plan(spools, frozenset(dropped), seed, num_shards, spool_dir)
         splits = write_splits(plan, work, engine)
+        _check_splits(splits, drop, validation_fraction)
+        if "not_a_face" in drop:
+            _check_agreement([contents for contents, _ in splits.values()])
         manifest = {
             "written_by": WRITTEN_BY,
             "schema_version": SCHEMA_VERSION,
@@ -145,6 +148,32 @@ def convert(
         atomic.sync(work)
         publish()
     return WriteReport(directory=final, manifest=manifest)
+
+
+def _check_splits(
+    splits: Mapping[str, Any], drop: Sequence[DropReason], validation_fraction: float
+) -> None:
+    if not splits:
+        raise InputError(
+            f"drop: expected images that are kept, received none: all of them have one of the "
+            f"faults {', '.join(drop)}"
+        )
+    if validation_fraction and not {"train", "validation"} <= set(splits):
+        raise InputError(
+            f"validation_fraction: expected a share that leaves images on both sides, received "
+            f"{validation_fraction}, which leaves them in {', '.join(splits)} alone"
+        )
+
+
+def _check_agreement(splits: Sequence[Contents]) -> None:
+    comparable = sum(contents.comparable for contents in splits)
+    agreeing = sum(contents.agreeing for contents in splits)
+    if agreeing < ferplus.LEAST_AGREEMENT * comparable:
+        raise InputError(
+            f"drop: expected votes on these images for not_a_face, received votes whose majority "
+            f"is the label on {agreeing} of {comparable} images, no more than chance; see "
+            "--ferplus_join"
+        )
 
 
 def _describe_votes(

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fer_tfdata.errors import InputError
+from fer_tfdata.expressions import NO_LABEL
 
 NAME: Final = "fer2013"
 VERSION: Final = "1.0.0"
@@ -32,6 +33,7 @@ FRAME_BYTES: Final = 16
 READ_ERRORS: Final = (
     tf.errors.DataLossError,
     tf.errors.FailedPreconditionError,
+    tf.errors.InvalidArgumentError,
     tf.errors.NotFoundError,
 )
 
@@ -229,11 +231,18 @@ def open_split(data_dir: Path, name: str, *, verify: bool = False) -> Split:
     return split
 
 
+_REMEDIES: Final = {
+    "validation": "; take some of the training images for it: convert again with "
+    "--validation_fraction=0.1"
+}
+
+
 def _split_from_manifest(directory: Path, manifest: Mapping[str, Any], name: str) -> Split:
     splits = manifest["splits"]
     if name not in splits:
         raise InputError(
-            f"{directory}: expected a split {name!r}, received a data set with {', '.join(splits)}"
+            f"{directory}: expected a split {name!r}, received a data set with "
+            f"{', '.join(splits)}{_REMEDIES.get(name, '')}"
         )
     written = splits[name]
     return Split(
@@ -292,6 +301,9 @@ def load_split(split: Split) -> dict[str, npt.NDArray[Any]]:
         if position != end:
             received = shard.records - (end - position)
             raise InputError(f"{path}: expected {shard.records} records, received {received}")
+        labels = arrays["label"][end - shard.records : end]
+        if (labels < NO_LABEL).any() or (labels >= len(split.schema.expressions)).any():
+            raise InputError(_damaged(path))
     return arrays
 
 

@@ -4,17 +4,17 @@ Every record's shard and place follow from its row, the seed and the counts, so 
 workers write the same bytes.
 """
 
-import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import math
 import os
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -169,7 +169,6 @@ class _ShardTask:
 
     file: Path
     plan: Path
-    spools: Sequence[Path]
 
 
 def write_splits(
@@ -180,8 +179,11 @@ def write_splits(
     for split in SPLITS:
         contents = _summarize(plan, split)
         if contents.examples:
+            spools = [spool.records(split) for spool in plan.spools]
             shards = engine.map(
-                _write_shard, _shard_tasks(plan, split, contents, directory), plan.scratch
+                functools.partial(_write_shard, spools),  # sent once, not with every task
+                _shard_tasks(plan, split, contents, directory),
+                plan.scratch,
             )
             written[split] = contents, shards
     return written
@@ -192,7 +194,6 @@ def _shard_tasks(
 ) -> Iterator[_ShardTask]:
     num_shards = plan.num_shards or choose_num_shards(contents.bytes)
     lengths = balanced_lengths(contents.examples, num_shards)
-    spools = [spool.records(split) for spool in plan.spools]
     blocks = _in_order_of_writing(plan, split, contents.examples)
     pending = np.empty(0, _PLACE)
     for index, length in enumerate(lengths):
@@ -203,41 +204,31 @@ def _shard_tasks(
         places = np.concatenate(parts)
         pending = places[length:]
         plan_file = plan.scratch / f"{split}-{index:05d}.plan"
-        places[:length].tofile(plan_file)
+        plan_file.write_bytes(places[:length].tobytes())
         file = directory / f"{NAME}-{split}.tfrecord-{index:05d}-of-{len(lengths):05d}"
-        yield _ShardTask(file, plan_file, spools)
+        yield _ShardTask(file, plan_file)
 
 
-def _write_shard(task: _ShardTask) -> Shard:
+def _write_shard(spools: Sequence[Path], task: _ShardTask) -> Shard:
     places = np.fromfile(task.plan, _PLACE)
     sha256 = hashlib.sha256()
-    num_bytes = 0
     # Renamed when complete, since a cluster may run a task twice, even at once.
     temporary = task.plan.with_name(f"{task.file.name}-{uuid.uuid4().hex}")
-    with temporary.open("wb") as file, _open_all(task.spools, places) as descriptors:
-        records: list[bytes] = []
-        for spool, length, start in places.tolist():
-            records.append(os.pread(descriptors[spool], length, start))
-            num_bytes += length
-            if len(records) == _RECORDS_A_WRITE:
-                _write_records(file, records, sha256)
-        _write_records(file, records, sha256)
+    with temporary.open("wb") as file:
+        for start in range(0, len(places), _RECORDS_A_WRITE):
+            content = b"".join(_read_records(spools, places[start : start + _RECORDS_A_WRITE]))
+            sha256.update(content)
+            file.write(content)
     temporary.replace(task.file)
-    return Shard(task.file.name, len(places), num_bytes, sha256.hexdigest())
+    return Shard(task.file.name, len(places), int(places["bytes"].sum()), sha256.hexdigest())
 
 
-def _write_records(file: BinaryIO, records: list[bytes], sha256: "hashlib._Hash") -> None:
-    content = b"".join(records)
-    records.clear()
-    sha256.update(content)
-    file.write(content)
-
-
-@contextlib.contextmanager
-def _open_all(spools: Sequence[Path], places: npt.NDArray[np.void]) -> Iterator[Mapping[int, int]]:
-    """Yields the descriptors of the spools that the places name."""
-    with contextlib.ExitStack() as stack:
-        yield {
-            number: stack.enter_context(spools[number].open("rb", buffering=0)).fileno()
-            for number in np.unique(places["spool"]).tolist()
-        }
+def _read_records(spools: Sequence[Path], places: npt.NDArray[np.void]) -> list[bytes]:
+    """Returns the records at the places, one spool open at a time: there may be many."""
+    records = [b""] * len(places)
+    sizes, starts = places["bytes"].tolist(), places["start"].tolist()
+    for number in np.unique(places["spool"]).tolist():
+        with spools[number].open("rb", buffering=0) as spool:
+            for i in np.flatnonzero(places["spool"] == number).tolist():
+                records[i] = os.pread(spool.fileno(), sizes[i], starts[i])
+    return records

@@ -180,7 +180,8 @@ class _SpoolFile:
 
     def __init__(self, records: Path, index: Path) -> None:
         self._records = records
-        self._writer = tf.io.TFRecordWriter(str(records))
+        with _system_errors(records):
+            self._writer = tf.io.TFRecordWriter(str(records))
         self._index = index.open("wb")
         self._entries: list[tuple[int, int, int, int, bool]] = []
         self._end = 0

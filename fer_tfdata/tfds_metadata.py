@@ -92,8 +92,10 @@ def write_metadata(directory: Path, schema: Schema, manifest: Mapping[str, Any])
 
 def _source_name(description: Mapping[str, Any]) -> str:
     if "directory" in description:
-        return f"the image folder {description['directory']}"
-    return " and ".join(file["file"] for file in description.get("files", [description]))
+        name = f"the image folder {description['directory']}"
+    else:
+        name = " and ".join(file["file"] for file in description.get("files", [description]))
+    return name.encode("utf-8", "replace").decode()  # file names need not be UTF-8
 
 
 def _features(schema: Schema) -> Any:

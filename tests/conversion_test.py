@@ -435,6 +435,31 @@ def test_validation_is_taken_from_train_and_equal_images_stay_together(tmp_path:
         assert records.open_split(data_dir, "validation").leaked_rows == frozenset()
 
 
+def test_data_of_which_all_is_dropped_leave_nothing_behind(tmp_path: Path):
+    batch = random_batch(["train"] * 2)
+    batch.images[:] = 5
+    with pytest.raises(InputError, match="drop: expected images that are kept, received none"):
+        conversion.convert(BatchSource([batch]), tmp_path / "data", drop=["flat"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fraction", [1e-6, 0.999999])
+def test_a_fraction_that_leaves_one_side_empty_is_refused(tmp_path: Path, fraction: float):
+    source = BatchSource([random_batch(["train"] * 30)])
+    with pytest.raises(InputError, match="validation_fraction: expected a share that leaves"):
+        conversion.convert(source, tmp_path / "data", validation_fraction=fraction)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_votes_on_other_images_drop_none(tmp_path: Path, demo_csv: Path):
+    votes = votes_on_every_row(demo_csv, tmp_path / "fer2013new.csv")
+    with pytest.raises(InputError, match="no more than chance; see --ferplus_join"):
+        conversion.convert(
+            KaggleCsv((demo_csv,)), tmp_path / "data", votes=votes, drop=["not_a_face"]
+        )
+    assert not (tmp_path / "data").exists()
+
+
 def test_validation_is_not_taken_where_there_is_one(tmp_path: Path):
     with pytest.raises(InputError, match="validation_fraction: expected a source without"):
         conversion.convert(BatchSource(mixed_batches()), tmp_path / "d", validation_fraction=0.5)
@@ -548,6 +573,26 @@ def test_overwrite_replaces_what_was_written_here(data_dir: Path):
 def test_overwrite_starts_a_new_directory_too(tmp_path: Path):
     conversion.convert(BatchSource(mixed_batches()), tmp_path / "new", overwrite=True)
     assert_holds(tmp_path / "new", mixed_batches())
+
+
+def test_overwrite_of_a_link_leaves_what_it_leads_to(data_dir: Path, tmp_path: Path):
+    directory = dataset_directory(data_dir)
+    directory.rename(tmp_path / "elsewhere")
+    directory.symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path / "elsewhere")
+    for _ in range(2):
+        conversion.convert(BatchSource(mixed_batches()), data_dir, overwrite=True)
+        assert [path.name for path in directory.parent.iterdir()] == ["1.0.0"]
+    assert contents(tmp_path / "elsewhere") == before
+    assert_holds(data_dir, mixed_batches())
+
+
+def test_a_csv_whose_name_is_no_utf_8(tmp_path: Path, demo_csv: Path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/t\xff.csv"))
+    shutil.copy(demo_csv, path)
+    conversion.convert(KaggleCsv((path,)), tmp_path / "data")
+    info = tfds.builder("fer2013", data_dir=tmp_path / "data").info
+    assert "converted from t?.csv" in info.description
 
 
 @pytest.mark.parametrize("foreign", ["notes.txt", ".hidden", "fer2013-train.tfrecord-00001", "sub"])

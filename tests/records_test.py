@@ -152,6 +152,22 @@ def test_a_shard_of_other_records_is_noticed(data_dir: Path):
     assert str(caught.value).startswith(f"{path}: ")
 
 
+@pytest.mark.parametrize(("label", "feature"), [(9, "image"), (0, "imagf")])
+def test_records_of_another_content_are_noticed(data_dir: Path, label: int, feature: str):
+    """Right checksums and sizes, and yet not what the schema says."""
+    path = shard_path(data_dir)
+    content = [bytes(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in content:
+            example = tf.train.Example.FromString(record)
+            example.features.feature["label"].int64_list.value[:] = [label]
+            serialized = example.SerializeToString(deterministic=True)
+            writer.write(serialized.replace(b"image", feature.encode()))
+    with pytest.raises(InputError, match="damaged") as caught:
+        records.load_split(records.open_split(data_dir, "validation"))
+    assert str(path) in str(caught.value)
+
+
 @pytest.mark.parametrize("count", [34, 36])
 def test_a_count_that_the_shard_does_not_hold_is_noticed(data_dir: Path, count: int):
     manifest = manifest_of(data_dir)

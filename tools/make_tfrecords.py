@@ -181,9 +181,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _source(config: ConversionConfig) -> Source:
-    # Resolved for Beam's workers, which may run elsewhere in the file system.
+    # Beam's workers may run elsewhere in the file system.
     def path(name: str) -> Path:
-        return Path(name).resolve() if config.engine == "beam" else Path(name)
+        return Path(name).absolute() if config.engine == "beam" else Path(name)
 
     if config.image_dir:
         return ImageFolder(path(config.image_dir), config.image_size, config.channels)

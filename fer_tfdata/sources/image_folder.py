@@ -225,7 +225,7 @@ def _split_and_label(path: str) -> tuple[str, int]:
     split = split_of(first)
     expression = expression_of(first if split is None else second)
     for prefix, official_split in _SPLIT_OF_PREFIX.items():
-        if _name(path).startswith(prefix):
+        if _name(path).casefold().startswith(prefix.casefold()):
             split = official_split
     return split or "train", EIGHT_EXPRESSIONS.index(expression)
 
