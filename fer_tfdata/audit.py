@@ -12,12 +12,13 @@ import dataclasses
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.recfunctions import repack_fields
 
 from fer_tfdata import ferplus, near_duplicates
 from fer_tfdata.expressions import NO_LABEL, SPLITS
@@ -64,6 +65,8 @@ class Audit:
       conflicting_groups: those of the `duplicate_groups` whose labels differ.
       near_duplicate_pairs: rows of images that are nearly the same (`near_duplicates`); of equal
         images the first stands for all.
+      near_leaked_rows: per split but `train`, the rows with a near-duplicate in `train`, and no
+        equal image there.
       flat_rows: images of one colour.
       almost_flat_rows: images of nearly one colour, the flat ones left out.
       not_a_face_rows: images that FER+'s voters found to be no face; None where there are no votes.
@@ -84,7 +87,48 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the manifest's form."""
-        return dataclasses.asdict(self)
+        return dict(vars(self))  # `asdict` would copy the lists, which may be long
+
+
+@dataclasses.dataclass(frozen=True)
+class _Groups:
+    """The images that stand in the data more than once: a group is the rows of one of them.
+
+    Attributes:
+      entries: group by group, in the order of their first rows, and by row within a group.
+      starts: where each group begins.
+    """
+
+    entries: _Entries
+    starts: npt.NDArray[np.int64]
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """The rows of each group."""
+        rows = self.entries["row"].tolist()
+        bounds = [*self.starts.tolist(), len(rows)]
+        return [rows[start:end] for start, end in itertools.pairwise(bounds)]
+
+    @property
+    def first_rows(self) -> npt.NDArray[np.int64]:
+        """The first row of each group, ascending."""
+        rows: npt.NDArray[np.int64] = self.entries["row"][self.starts]
+        return rows
+
+    @property
+    def repeats(self) -> _Entries:
+        """The entries of all rows but the groups' first."""
+        return np.delete(self.entries, self.starts)
+
+    def which_have(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Returns which groups have one of the chosen entries."""
+        have: npt.NDArray[np.bool_] = np.logical_or.reduceat(chosen, self.starts)
+        return have
+
+    def entries_of(self, groups: npt.NDArray[np.bool_]) -> _Entries:
+        """Returns the entries of the groups that are chosen."""
+        lengths = np.diff(self.starts, append=len(self.entries))
+        return self.entries[np.repeat(groups, lengths)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,23 +137,42 @@ class Findings:
 
     Attributes:
       audit: what was found in the source.
-      reasons: of each row of `train` that has a fault, which.
+      groups: the equal images.
+      near: entries [m, 2] of the pairs that are nearly equal; of a group its first.
+      flagged: the entries of flat and almost flat images and of those without a face.
     """
 
     audit: Audit
-    reasons: Mapping[int, Sequence[DropReason]]
+    groups: _Groups
+    near: _Entries
+    flagged: _Entries
 
-    def leaked_rows_without(self, dropped: frozenset[int]) -> dict[str, list[int]]:
-        """Returns per split but `train` the rows that still leak when `train` loses some rows."""
-        leaking = {row for row, reasons in self.reasons.items() if "leaks" in reasons}
-        still_leaks: set[int] = set()
-        for group in self.audit.duplicate_groups:
-            if any(row in leaking and row not in dropped for row in group):
-                still_leaks.update(group)
-        return {
-            split: [row for row in rows if row in still_leaks]
-            for split, rows in self.audit.leaked_rows.items()
+    def rows_to_drop(self, drop: Collection[DropReason]) -> dict[int, list[DropReason]]:
+        """Returns the rows of `train` that have one of the faults, each with those it has."""
+        flags = self.flagged["flags"]
+        faulty: dict[DropReason, _Entries] = {
+            "leaks": self.groups.entries_of(_leaking(self.groups)),
+            "conflicts": self.groups.entries_of(_conflicting(self.groups)),
+            "flat": self.flagged[(flags & (_FLAT | _ALMOST_FLAT)) != 0],
+            "not_a_face": self.flagged[(flags & _NOT_A_FACE) != 0],
         }
+        reasons: dict[int, list[DropReason]] = {}
+        for reason, entries in faulty.items():
+            if reason in drop:
+                for row in entries["row"][entries["split"] == _TRAIN].tolist():
+                    reasons.setdefault(row, []).append(reason)
+        return dict(sorted(reasons.items()))
+
+    def leaked_rows_without(self, dropped: Collection[int]) -> dict[str, list[int]]:
+        """Returns per split but `train` the rows that still leak when `train` loses some rows."""
+        return _leaked_rows(self.groups, dropped)
+
+    def near_leaked_rows_without(self, dropped: Collection[int]) -> dict[str, list[int]]:
+        """Returns per split but `train` the rows with a near-duplicate in what `train` keeps.
+
+        Rows that have an equal image there are not among them.
+        """
+        return _near_leaked_rows(self.near, self.groups, dropped)
 
 
 class TableWriter:
@@ -170,25 +233,24 @@ def report(tables: Sequence[Path], scratch: Path, *, num_expressions: int, votes
       num_expressions: how many expressions the labels are ids of.
       votes: whether FER+ votes were given.
     """
-    groups = sorted(_duplicate_groups(tables), key=lambda group: int(group["row"][0]))
-    later = {int(row) for group in groups for row in group["row"][1:]}
+    groups = _equal_images(tables)
+    rows_of_groups = groups.rows
+    conflicting = np.flatnonzero(_conflicting(groups)).tolist()
     flagged = _flagged(tables)
-    near = _near_duplicates(tables, later, scratch)
-    return Findings(
-        Audit(
-            duplicates=_count_duplicates(groups),
-            duplicate_groups=[group["row"].tolist() for group in groups],
-            leaked_rows=_leaked_rows(groups),
-            conflicting_groups=[group["row"].tolist() for group in groups if _conflicts(group)],
-            near_duplicate_pairs=near["row"].tolist(),
-            near_leaked_rows=_near_leaked_rows(near, groups),
-            flat_rows=_rows_with(flagged, _FLAT),
-            almost_flat_rows=_rows_with(flagged, _ALMOST_FLAT),
-            not_a_face_rows=_rows_with(flagged, _NOT_A_FACE) if votes else None,
-            imbalance=_imbalance(tables, num_expressions),
-        ),
-        _reasons(groups, flagged),
+    near = _near_duplicates(tables, np.sort(groups.repeats["row"]), scratch)
+    audit = Audit(
+        duplicates=_count_duplicates(groups),
+        duplicate_groups=rows_of_groups,
+        leaked_rows=_leaked_rows(groups),
+        conflicting_groups=[rows_of_groups[index] for index in conflicting],
+        near_duplicate_pairs=near["row"].tolist(),
+        near_leaked_rows=_near_leaked_rows(near, groups),
+        flat_rows=_rows_with(flagged, _FLAT),
+        almost_flat_rows=_rows_with(flagged, _ALMOST_FLAT),
+        not_a_face_rows=_rows_with(flagged, _NOT_A_FACE) if votes else None,
+        imbalance=_imbalance(tables, num_expressions),
     )
+    return Findings(audit, groups, near, flagged)
 
 
 def _flatness(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -210,59 +272,102 @@ def _read(tables: Sequence[Path]) -> Iterator[_Entries]:
                 yield entries
 
 
-def _duplicate_groups(tables: Sequence[Path]) -> Iterator[_Entries]:
-    """Yields the entries of each image that stands there more than once, by row."""
+def _equal_images(tables: Sequence[Path]) -> _Groups:
+    """Returns the groups of the images that stand there more than once."""
     total = sum(table.stat().st_size for table in tables) // _ENTRY.itemsize
     passes = max(1, math.ceil(total / _ENTRIES_A_PASS))
     # Digests are spread evenly, so that equal ranges of them hold about as many each.
     bounds = [index * 2**64 // passes for index in range(passes + 1)]
-    for low, high in itertools.pairwise(bounds):
-        chosen = [
-            block[
-                (block["digest_high"] >= np.uint64(low))
-                & (block["digest_high"] <= np.uint64(high - 1))
-            ]
-            for block in _read(tables)
+    found = [
+        _repeated(_entries_between(tables, low, high)) for low, high in itertools.pairwise(bounds)
+    ]
+    entries = np.concatenate(found)
+    starts = _starts(entries)
+    first_rows = np.repeat(entries["row"][starts], np.diff(starts, append=len(entries)))
+    entries = entries[np.lexsort((entries["row"], first_rows))]
+    return _Groups(_without_digests(entries), _starts(entries))
+
+
+def _without_digests(entries: _Entries) -> _Entries:
+    """Returns what is known of the rows themselves: findings stay in memory."""
+    short: _Entries = repack_fields(entries[["row", "label", "split"]])
+    return short
+
+
+def _entries_between(tables: Sequence[Path], low: int, high: int) -> _Entries:
+    """Returns the entries whose digest is at least `low` and less than `high`."""
+    chosen = [
+        block[
+            (block["digest_high"] >= np.uint64(low)) & (block["digest_high"] <= np.uint64(high - 1))
         ]
-        yield from _equal_runs(np.concatenate(chosen) if chosen else np.empty(0, _ENTRY))
+        for block in _read(tables)
+    ]
+    return np.concatenate(chosen) if chosen else np.empty(0, _ENTRY)
 
 
-def _equal_runs(entries: _Entries) -> Iterator[_Entries]:
+def _repeated(entries: _Entries) -> _Entries:
+    """Returns the entries that are not alone with their digest, by digest and row."""
     order = np.lexsort((entries["row"], entries["digest_low"], entries["digest_high"]))
     entries = entries[order]
-    same = (entries["digest_high"][1:] == entries["digest_high"][:-1]) & (
+    as_before = _as_before(entries)
+    return entries[as_before | np.append(as_before[1:], False)[: len(entries)]]
+
+
+def _starts(entries: _Entries) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(~_as_before(entries))
+
+
+def _as_before(entries: _Entries) -> npt.NDArray[np.bool_]:
+    """Returns which entries have the digest of the one before."""
+    as_before = np.zeros(len(entries), np.bool_)
+    as_before[1:] = (entries["digest_high"][1:] == entries["digest_high"][:-1]) & (
         entries["digest_low"][1:] == entries["digest_low"][:-1]
     )
-    starts = np.flatnonzero(same & ~np.concatenate([[False], same[:-1]]))
-    ends = np.flatnonzero(same & ~np.concatenate([same[1:], [False]])) + 2
-    for start, end in zip(starts, ends, strict=True):
-        yield entries[start:end].copy()  # a view would keep the whole pass in memory
+    return as_before
 
 
-def _count_duplicates(groups: Sequence[_Entries]) -> dict[str, int]:
-    counts = np.zeros(len(SPLITS), np.int64)
-    for group in groups:
-        counts += np.maximum(np.bincount(group["split"], minlength=len(SPLITS)) - 1, 0)
-    return dict(zip(SPLITS, counts.tolist(), strict=True))
+def _count_duplicates(groups: _Groups) -> dict[str, int]:
+    duplicates = {}
+    for index, split in enumerate(SPLITS):
+        counts = np.add.reduceat((groups.entries["split"] == index).astype(np.int64), groups.starts)
+        duplicates[split] = int(np.maximum(counts - 1, 0).sum())
+    return duplicates
 
 
-def _leaks(group: _Entries) -> bool:
-    return len(np.unique(group["split"] == _TRAIN)) == 2
+def _leaking(groups: _Groups) -> npt.NDArray[np.bool_]:
+    """Returns which groups stand in `train` and in another split."""
+    in_train = groups.entries["split"] == _TRAIN
+    return groups.which_have(in_train) & groups.which_have(~in_train)
 
 
-def _leaked_rows(groups: Sequence[_Entries]) -> dict[str, list[int]]:
-    leaked: dict[str, list[int]] = {split: [] for split in SPLITS[1:]}
-    for group in groups:
-        if _leaks(group):
-            for split, row in zip(group["split"].tolist(), group["row"].tolist(), strict=True):
-                if split != _TRAIN:
-                    leaked[SPLITS[split]].append(row)
-    return {split: sorted(rows) for split, rows in leaked.items()}
+def _conflicting(groups: _Groups) -> npt.NDArray[np.bool_]:
+    """Returns which groups have two labels."""
+    labels = groups.entries["label"]
+    least = np.minimum.reduceat(
+        np.where(labels == NO_LABEL, np.iinfo(labels.dtype).max, labels), groups.starts
+    )
+    conflicting: npt.NDArray[np.bool_] = least < np.maximum.reduceat(labels, groups.starts)
+    return conflicting
 
 
-def _conflicts(group: _Entries) -> bool:
-    labels = group["label"][group["label"] != NO_LABEL]
-    return len(np.unique(labels)) > 1
+def _leaked_rows(groups: _Groups, dropped: Collection[int] = ()) -> dict[str, list[int]]:
+    """Returns the rows of the other splits with an equal in what `train` keeps."""
+    return _by_split(groups.entries_of(groups.which_have(_in_train(groups.entries, dropped))))
+
+
+def _in_train(entries: _Entries, dropped: Collection[int]) -> npt.NDArray[np.bool_]:
+    kept = ~np.isin(entries["row"], np.array(sorted(dropped), np.int64))
+    in_train: npt.NDArray[np.bool_] = (entries["split"] == _TRAIN) & kept
+    return in_train
+
+
+def _by_split(entries: _Entries) -> dict[str, list[int]]:
+    """Returns the rows of each split but `train`, each once and in order."""
+    return {
+        split: np.unique(entries["row"][entries["split"] == SPLITS.index(split)]).tolist()
+        for split in SPLITS
+        if split != "train"
+    }
 
 
 def _flagged(tables: Sequence[Path]) -> _Entries:
@@ -287,26 +392,10 @@ def _imbalance(tables: Sequence[Path], num_expressions: int) -> dict[str, float 
     }
 
 
-def _reasons(groups: Sequence[_Entries], flagged: _Entries) -> dict[int, list[DropReason]]:
-    reasons: dict[int, list[DropReason]] = {}
-
-    def note(entries: _Entries, reason: DropReason) -> None:
-        for row in entries["row"][entries["split"] == _TRAIN].tolist():
-            reasons.setdefault(row, []).append(reason)
-
-    for group in groups:
-        if _leaks(group):
-            note(group, "leaks")
-        if _conflicts(group):
-            note(group, "conflicts")
-    note(flagged[(flagged["flags"] & (_FLAT | _ALMOST_FLAT)) != 0], "flat")
-    note(flagged[(flagged["flags"] & _NOT_A_FACE) != 0], "not_a_face")
-    return reasons
-
-
-def _near_duplicates(tables: Sequence[Path], exact_duplicates: set[int], scratch: Path) -> _Entries:
-    """Returns pairs of entries, [m, 2], found among the first of each group of equal images."""
-    repeats = np.array(sorted(exact_duplicates), np.int64)
+def _near_duplicates(
+    tables: Sequence[Path], repeats: npt.NDArray[np.int64], scratch: Path
+) -> _Entries:
+    """Returns pairs of entries, [m, 2], found among the images without the repeats of others."""
     signatures_file, entries_file = scratch / "first.signatures", scratch / "first.entries"
     dtype = near_duplicates.SIGNATURE_DTYPE
     with signatures_file.open("wb") as signatures_out, entries_file.open("wb") as entries_out:
@@ -318,23 +407,29 @@ def _near_duplicates(tables: Sequence[Path], exact_duplicates: set[int], scratch
                     signatures_out.write(signatures[first].tobytes())
                     entries_out.write(entries[first].tobytes())
     if not entries_file.stat().st_size:
-        return np.empty((0, 2), _ENTRY)
+        return _without_digests(np.empty((0, 2), _ENTRY))
     pairs = near_duplicates.find(np.memmap(signatures_file, dtype, "r"))
-    found: _Entries = np.asarray(np.memmap(entries_file, _ENTRY, "r")[pairs])
-    return found
+    return _without_digests(np.asarray(np.memmap(entries_file, _ENTRY, "r")[pairs]))
 
 
-def _near_leaked_rows(pairs: _Entries, groups: Sequence[_Entries]) -> dict[str, list[int]]:
-    """Returns the rows of the other splits that have a near-duplicate in `train`, and no equal."""
-    group_of = {int(group["row"][0]): group for group in groups}
-    leaked: dict[str, set[int]] = {split: set() for split in SPLITS if split != "train"}
-    for pair in pairs:
-        sides = [group_of.get(int(entry["row"]), pair[i : i + 1]) for i, entry in enumerate(pair)]
-        for side, other in (sides, sides[::-1]):
-            if _TRAIN in other["split"] and _TRAIN not in side["split"]:
-                for split, row in zip(side["split"].tolist(), side["row"].tolist(), strict=True):
-                    leaked[SPLITS[split]].add(row)
-    return {split: sorted(rows) for split, rows in leaked.items()}
+def _near_leaked_rows(
+    pairs: _Entries, groups: _Groups, dropped: Collection[int] = ()
+) -> dict[str, list[int]]:
+    """Returns the rows of the other splits with a near-duplicate in what `train` keeps, no equal.
+
+    A pair stands for all that are equal to either of the two.
+    """
+    first_rows = groups.first_rows
+    group_of = np.searchsorted(first_rows, pairs["row"])
+    is_group = np.isin(pairs["row"], first_rows)
+    in_train = _in_train(pairs, dropped)
+    group_in_train = groups.which_have(_in_train(groups.entries, dropped))
+    in_train[is_group] = group_in_train[group_of[is_group]]
+    leaked = ~in_train & in_train[:, ::-1]
+    leaked_groups = np.zeros(len(first_rows), np.bool_)
+    leaked_groups[group_of[leaked & is_group]] = True
+    singles = pairs[leaked & ~is_group]
+    return _by_split(np.concatenate([groups.entries_of(leaked_groups), singles]))
 
 
 def _signatures_of(table: Path) -> Path:

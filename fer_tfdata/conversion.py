@@ -10,14 +10,15 @@ them (`engines`) and the bytes are the same:
 3. Each shard gathers its records from the spools.
 
 Memory is bounded by a block of rows, a pass of the audit and a pass of the plan, whatever the
-number of rows.  The directory appears under its name when it is complete.
+number of rows, beside what the findings take: what is wrong with a row is named in the manifest.
+The directory appears under its name when it is complete.
 """
 
 import dataclasses
+import itertools
 import json
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -109,8 +110,9 @@ def convert(
             num_expressions=len(schema.expressions),
             votes=schema.has_votes,
         )
-        dropped = _rows_to_drop(findings, drop)
-        leaked_rows = findings.leaked_rows_without(frozenset(dropped))
+        dropped = findings.rows_to_drop(drop)
+        leaked_rows = findings.leaked_rows_without(dropped)
+        near_leaked_rows = findings.near_leaked_rows_without(dropped)
         plan = Plan(spools, frozenset(dropped), seed, num_shards, spool_dir)
         splits = write_splits(plan, work, engine)
         _check_splits(splits, drop, validation_fraction)
@@ -124,11 +126,13 @@ def convert(
             "image_shape": list(schema.image_shape),
             "expressions": list(schema.expressions),
             "seed": seed,
+            "drop": sorted(set(drop)),
             "validation_fraction": validation_fraction,
             "splits": {
                 name: {
                     **contents.to_json(schema),
                     "leaked_rows": leaked_rows.get(name, []),
+                    "near_leaked_rows": near_leaked_rows.get(name, []),
                     "shards": [dataclasses.asdict(shard) for shard in shards],
                 }
                 for name, (contents, shards) in splits.items()
@@ -137,12 +141,13 @@ def convert(
             "rows_skipped": [dataclasses.asdict(bad) for spool in spools for bad in spool.bad_rows],
             "rows_dropped": [
                 {"row": row, "split": "train", "reason": ", ".join(reasons)}
-                for row, reasons in sorted(dropped.items())
+                for row, reasons in dropped.items()
             ],
         }
         shutil.rmtree(spool_dir)
         tfds_metadata.write_metadata(work, schema, manifest)
-        (work / MANIFEST).write_text(_as_text(manifest), encoding="utf-8")
+        with (work / MANIFEST).open("w", encoding="utf-8") as manifest_file:
+            manifest_file.writelines(itertools.chain(_as_text(manifest), "\n"))
         for file in sorted(work.iterdir()):
             atomic.sync(file)
         atomic.sync(work)
@@ -191,20 +196,25 @@ def _describe_votes(
     }
 
 
-def _as_text(manifest: Mapping[str, Any]) -> str:
-    """Returns JSON with lists of numbers on one line."""
-    text = json.dumps(manifest, indent=2)
-    return re.sub(r"\[\n[\s\d,]*\]", lambda match: " ".join(match[0].split()), text) + "\n"
-
-
-def _rows_to_drop(
-    findings: audit.Findings, drop: Sequence[DropReason]
-) -> dict[int, list[DropReason]]:
-    wanted = {
-        row: [reason for reason in reasons if reason in drop]
-        for row, reasons in findings.reasons.items()
-    }
-    return {row: reasons for row, reasons in wanted.items() if reasons}
+def _as_text(value: Any, indent: str = "") -> Iterator[str]:
+    """Yields JSON, a line for each value, and for each list of numbers: there may be very many."""
+    if isinstance(value, dict) and value:
+        yield "{"
+        for number, (key, item) in enumerate(value.items()):
+            yield f"{',' if number else ''}\n{indent}  {json.dumps(key)}: "
+            yield from _as_text(item, f"{indent}  ")
+        yield f"\n{indent}}}"
+    elif isinstance(value, list) and value:
+        if all(isinstance(item, int) for item in value):
+            yield f"[ {json.dumps(value)[1:-1]} ]"
+            return
+        yield "["
+        for number, item in enumerate(value):
+            yield f"{',' if number else ''}\n{indent}  "
+            yield from _as_text(item, f"{indent}  ")
+        yield f"\n{indent}]"
+    else:
+        yield json.dumps(value)
 
 
 def _check_replaceable(final: Path, overwrite: bool) -> None:

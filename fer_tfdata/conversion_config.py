@@ -6,7 +6,7 @@ from typing import Final, Literal, get_args
 from fer_tfdata.audit import DropReason
 from fer_tfdata.errors import InputError
 from fer_tfdata.ferplus import Join
-from fer_tfdata.sources import OnBadRow
+from fer_tfdata.sources import OnBadRow, parse_expression_names
 
 EngineName = Literal["local", "beam"]
 
@@ -27,6 +27,7 @@ class ConversionConfig:
       ferplus_join: by "row" or by "name".
       image_size: height and width that images of a folder are fitted to.
       channels: 1 for gray, 3 for colour; of a folder's images.
+      expression_names: `NAME=EXPRESSION` for each name of a folder that is no expression's own.
       output_dir: a TFDS data directory.
       num_shards: shards a split; 0 chooses by size.
       seed: of the order in which `train` is written.
@@ -44,6 +45,7 @@ class ConversionConfig:
     ferplus_join: Join = "row"
     image_size: int = 48
     channels: int = 1
+    expression_names: tuple[str, ...] = ()
     output_dir: str
     num_shards: int = 0
     seed: int = 0
@@ -67,6 +69,9 @@ class ConversionConfig:
             raise InputError(
                 "image_size, channels: expected with --image_dir only; a CSV holds 48x48 pixels"
             )
+        if self.csv and self.expression_names:
+            raise InputError("expression_names: expected with --image_dir only")
+        parse_expression_names(self.expression_names)
         if self.image_dir and self.ferplus_csv:
             raise InputError(
                 "ferplus_csv: expected with --csv only: the votes belong to the rows of FER2013's "

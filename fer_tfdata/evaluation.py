@@ -12,7 +12,7 @@ import scipy.stats
 import sklearn.metrics
 import tensorflow as tf
 
-from fer_tfdata import ferplus, pipeline, records
+from fer_tfdata import ferplus, labelling, pipeline, records
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
 from fer_tfdata.run_directory import check_model
@@ -194,7 +194,7 @@ def _check_labels(
             return choose_labels(len(expressions), schema)
         except InputError as error:
             raise InputError(f"{model_name}: {error}") from error
-    wanted = pipeline.class_names(schema, labels)
+    wanted = labelling.class_names(schema, labels)
     if len(expressions) < len(wanted):
         raise InputError(
             f"{model_name}: expected a model of {len(wanted)} expressions for labels={labels}, "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.figure
 import numpy as np
+import numpy.typing as npt
 import seaborn
 
 from fer_tfdata import atomic
@@ -61,6 +62,40 @@ def learning_curves(history: Path, path: Path) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
+    _save(figure, path)
+
+
+def image_rows(rows: Mapping[str, npt.NDArray[np.uint8]], path: Path) -> None:
+    """Draws images in rows, each with its name to the left.
+
+    Args:
+      rows: name to images, uint8 [n, height, width, 1 or 3], as many and as large in every row.
+      path: the PNG.
+    """
+    count, height, width, _ = next(iter(rows.values())).shape
+    inches, margin = 0.8, 1.35
+    size = (margin + count * inches, len(rows) * inches * height / width)
+    figure = matplotlib.figure.Figure(figsize=size)
+    left = margin / size[0]
+    grid = figure.add_gridspec(
+        len(rows), count, left=left, right=1, bottom=0, top=1, wspace=0.05, hspace=0.05
+    )
+    for row, (name, images) in enumerate(rows.items()):
+        for column, image in enumerate(images):
+            axes = figure.add_subplot(grid[row, column])
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255)  # colour images ignore the map
+            axes.axis("off")
+            if column == 0:
+                axes.annotate(
+                    name,
+                    (0, 0.5),
+                    (-8, 0),
+                    xycoords="axes fraction",
+                    textcoords="offset points",
+                    ha="right",
+                    va="center",
+                    fontsize=10,
+                )
     _save(figure, path)
 
 

@@ -4,6 +4,7 @@ Importing this imports no TensorFlow.
 """
 
 import contextlib
+import logging
 import os
 import threading
 import warnings
@@ -43,8 +44,8 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
     of an animation the first picture is taken.
 
     Raises:
-      InputError: if the file is no image, is damaged or cut short, or has more than `MAX_PIXELS`
-        pixels.
+      InputError: if the file is no image, is damaged or cut short, is a compressed TIFF, or has
+        more than `MAX_PIXELS` pixels.
     """
     with _opened(Path(path)) as image:
         return _rgb(ImageOps.exif_transpose(image))
@@ -124,17 +125,19 @@ def as_rgb(pixels: npt.NDArray[np.generic]) -> Pixels:
 
 
 class _Silence:
-    """Keeps Pillow's warnings of damaged metadata and the like, no reader's concern, from showing.
+    """Keeps what Pillow warns of and logs, damaged metadata and the like, from showing.
 
-    `warnings.catch_warnings` changes the filters of the whole process, so threads that enter and
-    leave it by turns would restore each other's.  Here the first in changes them, and the last
-    out restores them.
+    What matters of it is in the error.  `warnings.catch_warnings` changes the filters of the whole
+    process, so threads that enter and leave it by turns would restore each other's.  Here the first
+    in changes them, and the last out restores them; the same with the level of Pillow's logger.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._num_inside = 0
         self._filters = warnings.catch_warnings()
+        self._logger = logging.getLogger("PIL")
+        self._level = self._logger.level
 
     def __enter__(self) -> None:
         with self._lock:
@@ -142,6 +145,8 @@ class _Silence:
                 self._filters = warnings.catch_warnings()
                 self._filters.__enter__()
                 warnings.simplefilter("ignore")
+                self._level = self._logger.level
+                self._logger.setLevel(logging.CRITICAL + 1)
             self._num_inside += 1
 
     def __exit__(self, *_: object) -> None:
@@ -149,6 +154,7 @@ class _Silence:
             self._num_inside -= 1
             if not self._num_inside:
                 self._filters.__exit__(None, None, None)
+                self._logger.setLevel(self._level)
 
 
 _silence: Final = _Silence()
@@ -164,6 +170,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with _silence, Image.open(path, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
+            if any(tile[0] == "libtiff" for tile in image.tile):
+                # libtiff prints what it finds wrong, to the process's stderr.
+                raise InputError(
+                    "expected an uncompressed TIFF, received a compressed one; save it as PNG"
+                )
             yield image
     except UnidentifiedImageError as error:
         expected = f"an image ({', '.join(IMAGE_FORMATS)})"

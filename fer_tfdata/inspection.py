@@ -25,9 +25,12 @@ from fer_tfdata.records import (
     VERSION,
     Schema,
     Split,
+    count_from_json,
+    counts_from_json,
     open_split,
     parse_batch,
     read_manifest,
+    rows_from_json,
 )
 from fer_tfdata.sources import BadRow
 
@@ -101,12 +104,14 @@ class Fault:
     Attributes:
       groups: how many there are; an image that is at fault alone is a group of one.
       rows: how many rows these are.
+      kept: how many of the rows were not dropped.
       shown: the rows of those groups that are shown, dropped ones among them; of a larger group,
         `IMAGES_OF_A_GROUP` images are shown.
     """
 
     groups: int
     rows: int
+    kept: int
     shown: Sequence[Sequence[int]]
 
 
@@ -116,11 +121,12 @@ class Faults:
 
     Attributes:
       repeated: per split, how many images repeat an earlier one of it.
+      repeated_dropped: how many repeats fewer `train` has without the dropped rows.
       leaked: per split but `train`, how many images also stand in `train`.
-      near_leaked: per split but `train`, how many nearly equal one of `train`.
       leaks: equal images in `train` and in another split.
       repeats: other equal images.
-      near_duplicates: pairs of nearly equal images, those across splits first.
+      near_duplicates: pairs of nearly equal images, those across splits first; for a row that was
+        dropped stands an equal one that was kept, where there is one.
       conflicts: equal images with different labels.
       flat: images of one colour.
       almost_flat: images of nearly one colour.
@@ -128,8 +134,8 @@ class Faults:
     """
 
     repeated: Mapping[str, int]
+    repeated_dropped: int
     leaked: Mapping[str, int]
-    near_leaked: Mapping[str, int]
     leaks: Fault
     repeats: Fault
     near_duplicates: Fault
@@ -292,7 +298,9 @@ def _read_contents(data_dir: Path) -> Contents:
         if not splits:
             raise InputError(f"{directory}: expected a split at least, received none")
         schema = splits[0].schema
-        audit = Audit(**manifest["audit"])
+        audit = _audit_from_json(manifest["audit"])
+        dropped = _rows_of(manifest["rows_dropped"])
+        twins = _twins(audit, dropped)
         return Contents(
             sources=_source_files(manifest["source"]),
             ferplus=_source_file(manifest["ferplus"]) if schema.has_votes else None,
@@ -300,15 +308,17 @@ def _read_contents(data_dir: Path) -> Contents:
             schema=schema,
             splits=splits,
             majorities={
-                name: split["per_ferplus_majority"]
+                name: counts_from_json(split["per_ferplus_majority"], EIGHT_EXPRESSIONS)
                 for name, split in manifest["splits"].items()
                 if schema.has_votes
             },
-            faults=_faults(audit, _rows_of(manifest["rows_dropped"])),
-            dropped=_dropped_rows(manifest["rows_dropped"], audit),
-            skipped=[BadRow(**row) for row in manifest["rows_skipped"]],
+            faults=_faults(audit, splits, dropped, twins),
+            dropped=_dropped_rows(manifest["rows_dropped"], twins),
+            skipped=[_bad_row(**row) for row in manifest["rows_skipped"]],
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except InputError:
+        raise
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise InputError(
             f"{directory / MANIFEST}: the manifest is damaged; convert the source again with "
             "--overwrite"
@@ -317,24 +327,31 @@ def _read_contents(data_dir: Path) -> Contents:
 
 def _source_files(source: Mapping[str, Any]) -> list[SourceFile]:
     if "directory" in source:
-        return [_source_file({**source, "file": source["directory"]}, int(source["files"]))]
+        return [
+            _source_file({**source, "file": source["directory"]}, count_from_json(source["files"]))
+        ]
     return [_source_file(file) for file in source.get("files", [source])]
 
 
 def _source_file(file: Mapping[str, Any], files: int = 1) -> SourceFile:
-    return SourceFile(str(file["file"]), int(file["bytes"]), str(file["sha256"]), files)
+    num_bytes = count_from_json(file["bytes"])
+    return SourceFile(str(file["file"]), num_bytes, str(file["sha256"]), files)
 
 
-def _faults(audit: Audit, dropped: frozenset[int]) -> Faults:
+def _faults(
+    audit: Audit, splits: Sequence[Split], dropped: frozenset[int], twins: Mapping[int, int]
+) -> Faults:
     leaking = set(itertools.chain.from_iterable(audit.leaked_rows.values()))
     near_leaking = set(itertools.chain.from_iterable(audit.near_leaked_rows.values()))
-    near = sorted(audit.near_duplicate_pairs, key=lambda pair: near_leaking.isdisjoint(pair))
+    near_leaking.update(*(split.near_leaked_rows for split in splits))
+    pairs = [[twins.get(row, row) for row in pair] for pair in audit.near_duplicate_pairs]
+    near = sorted(pairs, key=lambda pair: near_leaking.isdisjoint(pair))
     groups = audit.duplicate_groups
     not_a_face = audit.not_a_face_rows
     return Faults(
         repeated={split: int(audit.duplicates[split]) for split in SPLITS},
+        repeated_dropped=sum(_repeats_dropped(group, leaking, dropped) for group in groups),
         leaked={split: len(rows) for split, rows in audit.leaked_rows.items()},
-        near_leaked={split: len(rows) for split, rows in audit.near_leaked_rows.items()},
         leaks=_fault([group for group in groups if not leaking.isdisjoint(group)], dropped),
         repeats=_fault([group for group in groups if leaking.isdisjoint(group)], dropped),
         near_duplicates=_fault(near, dropped),
@@ -349,28 +366,61 @@ def _fault(groups: Sequence[Sequence[int]], dropped: frozenset[int], limit: int 
     # What was dropped altogether has no image to show, and comes last.
     by_interest = sorted(groups, key=lambda group: dropped.issuperset(group))
     rows = set(itertools.chain.from_iterable(groups))
-    return Fault(len(groups), len(rows), by_interest[:limit])
+    return Fault(len(groups), len(rows), len(rows - dropped), by_interest[:limit])
+
+
+def _repeats_dropped(group: Sequence[int], leaking: set[int], dropped: frozenset[int]) -> int:
+    """Returns how many repeats fewer `train` has of equal images, for the rows that it lost."""
+    lost = len(dropped.intersection(group))
+    in_train = len(set(group) - leaking)  # if one was dropped: all that are of no other split
+    return min(lost, in_train - 1) if lost else 0
 
 
 def _single_images(rows: Sequence[int], dropped: frozenset[int]) -> Fault:
     return _fault([[row] for row in rows], dropped, SINGLE_IMAGES)
 
 
-def _dropped_rows(listed: Sequence[Mapping[str, Any]], audit: Audit) -> list[DroppedRow]:
-    dropped = _rows_of(listed)
+def _twins(audit: Audit, dropped: frozenset[int]) -> dict[int, int]:
+    """Returns, of the dropped rows, a row that was kept and has the same image."""
     twins: dict[int, int] = {}
     for group in audit.duplicate_groups:
         kept = [row for row in group if row not in dropped]
         if kept:
-            twins.update(dict.fromkeys(group, kept[0]))
+            twins.update(dict.fromkeys(dropped.intersection(group), kept[0]))
+    return twins
+
+
+def _dropped_rows(
+    listed: Sequence[Mapping[str, Any]], twins: Mapping[int, int]
+) -> list[DroppedRow]:
     return [
-        DroppedRow(entry["row"], entry["split"], entry["reason"], twins.get(entry["row"]))
+        DroppedRow(entry["row"], str(entry["split"]), str(entry["reason"]), twins.get(entry["row"]))
         for entry in listed
     ]
 
 
 def _rows_of(listed: Sequence[Mapping[str, Any]]) -> frozenset[int]:
-    return frozenset(entry["row"] for entry in listed)
+    return frozenset(rows_from_json([entry["row"] for entry in listed]))
+
+
+def _bad_row(row: int, place: str, reason: str) -> BadRow:
+    return BadRow(count_from_json(row), str(place), str(reason))
+
+
+def _audit_from_json(value: Mapping[str, Any]) -> Audit:
+    audit = Audit(**value)
+    not_a_face = audit.not_a_face_rows
+    groups = (audit.duplicate_groups, audit.conflicting_groups, audit.near_duplicate_pairs)
+    for rows in (
+        *itertools.chain.from_iterable(groups),
+        *(audit.leaked_rows[split] for split in SPLITS[1:]),
+        *(audit.near_leaked_rows[split] for split in SPLITS[1:]),
+        *(audit.flat_rows, audit.almost_flat_rows, [] if not_a_face is None else not_a_face),
+    ):
+        rows_from_json(rows)
+    if any(len(pair) != 2 for pair in audit.near_duplicate_pairs):
+        raise ValueError
+    return dataclasses.replace(audit, duplicates=counts_from_json(audit.duplicates, SPLITS))
 
 
 def _rows_to_show(contents: Contents) -> npt.NDArray[np.int64]:

@@ -14,7 +14,6 @@ from fer_tfdata.inspection import (
     DroppedRow,
     Example,
     Fault,
-    Faults,
     Inspection,
     PixelStatistics,
     SourceFile,
@@ -151,11 +150,12 @@ def render(inspection: Inspection) -> str:
 
 
 def headlines(inspection: Inspection) -> list[Headline]:
-    """Returns what is worth knowing first, the gravest first."""
+    """Returns what is worth knowing first: what was done about the faults, then the gravest."""
     return [
+        *_headlines_of_dropping(inspection.contents.dropped),
         *_headlines_of_votes(inspection.agreement),
-        *_headlines_of_leaks(inspection.contents),
-        *_headlines_of_faults(inspection.contents.faults),
+        *_headlines_of_leaks(inspection.contents.splits),
+        *_headlines_of_faults(inspection.contents),
         *_headlines_of_rows(inspection.contents),
     ] or [Headline("Nothing wrong was found", "duplicates")]
 
@@ -169,19 +169,21 @@ def _headlines_of_votes(agreement: Agreement | None) -> Iterator[Headline]:
         )
 
 
-def _headlines_of_leaks(contents: Contents) -> Iterator[Headline]:
-    for split in contents.splits:
+def _headlines_of_leaks(splits: Sequence[Split]) -> Iterator[Headline]:
+    for split in splits:
         if split.leaked_rows:
             share = len(split.leaked_rows) / split.examples
             count = _count(len(split.leaked_rows), "image")
             yield Headline(f"{count} of {split.name} ({share:.1%}) also in train", "duplicates")
-    for name, leaked in contents.faults.near_leaked.items():
-        if leaked:
-            count = _count(leaked, "image")
-            yield Headline(f"{count} of {name} nearly equal to one of train", "near-duplicates")
+        if split.near_leaked_rows:
+            count = _count(len(split.near_leaked_rows), "image")
+            yield Headline(
+                f"{count} of {split.name} nearly equal to one of train", "near-duplicates"
+            )
 
 
-def _headlines_of_faults(faults: Faults) -> Iterator[Headline]:
+def _headlines_of_faults(contents: Contents) -> Iterator[Headline]:
+    faults, has_dropped = contents.faults, bool(contents.dropped)
     for fault, text, section in (
         (faults.conflicts, "that repeat with other labels", "conflicts"),
         (faults.not_a_face, "without a face, as FER+'s voters say", "no-face"),
@@ -189,11 +191,24 @@ def _headlines_of_faults(faults: Faults) -> Iterator[Headline]:
         (faults.almost_flat, "of nearly one colour", "flat"),
     ):
         if fault is not None and fault.rows:
-            yield Headline(f"{_count(fault.rows, 'image')} {text}", section)
+            yield Headline(_found(text, fault.rows, fault.kept if has_dropped else None), section)
     for name, repeated in faults.repeated.items():
         if repeated:
-            count = _count(repeated, "image")
-            yield Headline(f"{count} of {name} that repeat an earlier one of it", "duplicates")
+            kept = repeated - (faults.repeated_dropped if name == "train" else 0)
+            text = f"of {name} that repeat an earlier one of it"
+            yield Headline(_found(text, repeated, kept if has_dropped else None), "duplicates")
+
+
+def _found(text: str, count: int, kept: int | None) -> str:
+    """Returns how many images have a fault, and, where rows were dropped, how many still do."""
+    if kept is None:
+        return f"{_count(count, 'image')} {text}"
+    return f"images {text}: {count:,} in the source, {kept:,} still in the data"
+
+
+def _headlines_of_dropping(dropped: Sequence[DroppedRow]) -> Iterator[Headline]:
+    if dropped:
+        yield Headline(f"{_count(len(dropped), 'row')} dropped from train", "dropped")
 
 
 def _headlines_of_rows(contents: Contents) -> Iterator[Headline]:
@@ -201,8 +216,6 @@ def _headlines_of_rows(contents: Contents) -> Iterator[Headline]:
         if split.unlabelled:
             count = _count(split.unlabelled, "image")
             yield Headline(f"{count} of {split.name} without a label", "expressions")
-    if contents.dropped:
-        yield Headline(f"{_count(len(contents.dropped), 'row')} dropped from train", "dropped")
     if contents.skipped:
         yield Headline(f"{_count(len(contents.skipped), 'row')} of no use", "skipped")
 
@@ -249,6 +262,7 @@ def _table_of_splits(splits: Sequence[Split]) -> Markup:
         "images": lambda split: f"{split.examples:,}",
         "labelled": lambda split: f"{split.examples - split.unlabelled:,}",
         "also in train": lambda split: _unless_train(split.name, len(split.leaked_rows)),
+        "nearly so": lambda split: _unless_train(split.name, len(split.near_leaked_rows)),
         "shards": lambda split: f"{len(split.shards):,}",
         "size": lambda split: _size(sum(shard.bytes for shard in split.shards)),
     }
@@ -530,7 +544,7 @@ def _groups(
     title: Callable[[Inspection, Sequence[Example]], str] = lambda inspection, examples: "",
 ) -> Iterator[Markup]:
     """Yields how many groups there are, and each of those shown, its images side by side."""
-    rows = f" ({_count(fault.rows, 'image')})"
+    rows = f" ({_count(fault.rows, 'image')}{_left(fault)})"
     yield element("p", _shown(len(fault.shown), fault.groups, noun, rows))
     groups = (element("li", *_group(inspection, group, title)) for group in fault.shown)
     if fault.shown:
@@ -578,8 +592,12 @@ def _difference(inspection: Inspection, examples: Sequence[Example]) -> str:
 
 
 def _single_images(inspection: Inspection, fault: Fault) -> Iterator[Markup]:
-    yield element("p", _shown(len(fault.shown), fault.groups, "image"))
+    yield element("p", _shown(len(fault.shown), fault.groups, "image", _left(fault)))
     yield from _images_of(inspection, [row for (row,) in fault.shown])
+
+
+def _left(fault: Fault) -> str:
+    return f", {fault.kept:,} still in the data" if fault.kept < fault.rows else ""
 
 
 def _faces(figures: Iterable[Markup]) -> Markup:

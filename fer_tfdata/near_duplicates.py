@@ -23,12 +23,12 @@ import dataclasses
 import functools
 import math
 import mmap
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
+import joblib
 import numpy as np
 import numpy.typing as npt
 import threadpoolctl
@@ -234,7 +234,7 @@ def _in_threads(
 
     NumPy lets go of the interpreter's lock in most of the work.
     """
-    num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    num_threads = joblib.cpu_count()
     with ThreadPoolExecutor(num_threads) as pool:
         pending: collections.deque[Future[Search]] = collections.deque()
         for before, block in pairs:

@@ -2,73 +2,33 @@
 
 Images stay uint8 up to the device, a quarter of float32's traffic, and scaling is the model's
 first layer, so that training and prediction cannot preprocess differently.
+
+What an iterator's state would be is two integers, the seed and the step: a dataset that starts at
+a step yields what one that came from the beginning yields from there on.
 """
 
-import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import tensorflow as tf
 
-from fer_tfdata import ferplus, records
-from fer_tfdata.errors import InputError
-from fer_tfdata.expressions import EIGHT_EXPRESSIONS, NO_LABEL
+from fer_tfdata import data_service, ferplus, labelling, records, streaming
+from fer_tfdata.batching import gather_batches
+from fer_tfdata.schedule import Schedule, Windows
+from fer_tfdata.seeds import AUGMENTATION, ORDER, fold
 
 MEMORY_BUDGET_BYTES: Final = 2 << 30
 
-# A streamed epoch is shuffled within windows of about this many images (19 MB of FER2013), and
-# its shards' order is shuffled as well; of large images, within as many as these bytes hold.
-_WINDOW_IMAGES: Final = 8_192
-_WINDOW_BYTES: Final = 128 << 20
-
-# Sequential reading with a large buffer beats interleaving files on a local disk.
 _READ_BUFFER: Final = 8 << 20
 
-# Streams of random numbers that one seed feeds.
-_ORDER: Final = 0
-_AUGMENTATION: Final = 1
+Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[Any, Any]]
 
 _assert_cardinality: Final = tf.data.experimental.assert_cardinality
 
 _log = logging.getLogger(__name__)
-
-
-def class_names(schema: records.Schema, labels: str) -> tuple[str, ...]:
-    """Returns the expressions that labels of a kind (`ferplus.LABELS`) are ids of, in order."""
-    return schema.expressions if labels == ferplus.OWN_LABELS else EIGHT_EXPRESSIONS
-
-
-def usable_examples(split: records.Split, labels: str) -> int:
-    """Returns how many images of a split have labels of a kind (`ferplus.LABELS`).
-
-    The data set's own labels must be there for every image; FER+ leaves out the images on which
-    its voters did not agree.
-
-    Raises:
-      InputError: the labels are not there.
-    """
-    where = f"{split.directory}, split {split.name!r}"
-    if labels == ferplus.OWN_LABELS:
-        if split.unlabelled:
-            raise InputError(
-                f"{where}: expected a label for every image, received {split.unlabelled} of "
-                f"{split.examples} without one; choose a split, or convert a source, that has them"
-            )
-        return split.examples
-    if not split.schema.has_votes:
-        raise InputError(
-            f"{where}: expected FER+ votes for labels={labels}, received records without votes; "
-            "convert again with --ferplus_csv"
-        )
-    if not split.ferplus_examples[labels]:
-        raise InputError(
-            f"{where}: expected images that FER+'s voters agree on for labels={labels}, received "
-            f"none among {split.examples}; choose other labels"
-        )
-    return split.ferplus_examples[labels]
 
 
 def train_dataset(
@@ -78,56 +38,90 @@ def train_dataset(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    augment: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    augment: Augment | None = None,
     memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    data_service_address: str | None = None,
 ) -> tf.data.Dataset:
     """Returns endless shuffled batches; the order is a function of (seed, step).
 
-    An epoch is `steps_per_epoch` batches in which no image comes twice.  The examples that do not
-    fill a batch, fewer than `batch_size` and other ones each epoch (in memory; streaming: those at
-    the end of the last window), are left out of that epoch.  Images that FER+ drops are never seen.
+    An epoch is `steps_per_epoch` batches in each process, in all of which together no image comes
+    twice.  The examples that do not fill one more step, other ones each epoch (streaming: from the
+    end of each process's last window), are left out of that epoch.  Images that FER+ drops are
+    never seen.
 
-    A split within the memory budget is loaded once and shuffled as a whole; a larger one streams
-    from its shards and is shuffled in windows, which the log says.
+    A split within the memory budget is loaded once and shuffled as a whole; the batches of a step
+    are, put together, the batch that a single process would have.  A larger split streams from its
+    shards, which the log says: their order is shuffled, each process reads its part of them, and
+    what it reads is shuffled in windows.
 
     Args:
       split: as `records.open_split` returns it.
       labels: what the images are labelled with, one of `ferplus.LABELS`.
-      batch_size: images a batch.
+      batch_size: images a batch of this process.
       seed: chooses the order.
       start_step: the dataset yields what one started at step 0 yields from this step on.
-      augment: changes a batch of images, given them and a seed, int64 [2], that differs for each
-        (seed, step).
+      process_index: which of the processes that train together this one is, from 0.
+      process_count: how many they are.
+      augment: changes a batch, given its images, its labels and a seed, int64 [2], that differs
+        for each (seed, step, process); what it returns is yielded.
       memory_budget_bytes: bytes of images that may be held in memory.
+      data_service_address: of a tf.data service dispatcher, `grpc://host:port`, whose workers then
+        do what is done here otherwise; the split is streamed, in the same order.
 
     Returns:
       Batches `(image uint8 [batch_size, *image_shape], label int64 [batch_size])`; with
       `ferplus_distribution` the label is float32 [batch_size, 8].
 
     Raises:
-      InputError: the labels are not there, the split has fewer examples than a batch, or a shard
-        is damaged (in memory: at once; streaming: as one of `records.READ_ERRORS` while it is
-        read).
+      InputError: the labels are not there, the split has too few examples for a step, there is no
+        such process, nothing listens at the address, or a shard is damaged (in memory: at once;
+        streaming: as one of `records.READ_ERRORS` while it is read).
     """
-    steps = steps_per_epoch(split, batch_size, labels)
-    image_bytes = split.examples * math.prod(split.schema.image_shape)
-    build = _in_memory if image_bytes <= memory_budget_bytes else _streaming
-    if build is _streaming:
+    schedule = Schedule(
+        examples=labelling.usable_examples(split, labels),
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+    def augmented(batches: tf.data.Dataset, first_step: int | tf.Tensor) -> tf.data.Dataset:
+        if augment is None:
+            return batches
+        return batches.enumerate(first_step).map(
+            lambda step, batch: augment(
+                batch[0], batch[1], _augmentation_seed(seed, step, schedule)
+            ),
+            tf.data.AUTOTUNE,
+        )
+
+    if data_service_address is None and _fits(split, memory_budget_bytes):
+        batches = _in_memory(split, labels, schedule, seed=seed, start_step=start_step)
+        return _prefetch(augmented(batches, start_step))
+    windows = Windows(
+        schedule=schedule,
+        steps_per_window=streaming.steps_per_window(split.schema, batch_size),
+    )
+    reader = streaming.WindowReader(split, labels, seed=seed, windows=windows)
+    first, skipped = windows.start_at(start_step)
+    if data_service_address is None:
         _log.warning(
             "%s: %d MB of images exceed the memory budget of %d MB: streaming from the shards, "
             "shuffled in windows of %d images",
             split.name,
-            image_bytes >> 20,
+            _image_bytes(split) >> 20,
             memory_budget_bytes >> 20,
-            _window_size(split.schema, batch_size),
+            windows.size,
         )
-    dataset = build(split, labels, batch_size=batch_size, seed=seed, steps=steps, start=start_step)
-    if augment is not None:
-        dataset = dataset.enumerate(start_step).map(
-            lambda step, batch: (augment(batch[0], _fold(seed, _AUGMENTATION, step)), batch[1]),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-    return _prefetch(dataset)
+        return _prefetch(augmented(_streaming(reader, first).skip(skipped), start_step))
+
+    def make_window(number: tf.Tensor) -> Any:
+        batches = augmented(reader.cut(*reader.read(number)), windows.first_step(number))
+        return batches.batch(windows.steps_per_window).get_single_element()
+
+    served = data_service.map_windows(make_window, first=first, address=data_service_address)
+    return _prefetch(served.unbatch().skip(skipped))
 
 
 def eval_dataset(
@@ -153,186 +147,105 @@ def eval_dataset(
     Raises:
       InputError: the labels are not there.
     """
-    examples = usable_examples(split, labels)
+    examples = labelling.usable_examples(split, labels)
     serialized = tf.data.TFRecordDataset(split.files, buffer_size=_READ_BUFFER).apply(
         _assert_cardinality(split.examples)
     )
 
     def parse(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return _select(_parse(batch, split.schema, labels), fields)
+        features = labelling.parse(batch, split.schema, labels)
+        return tuple(features[field] for field in fields)
 
-    if labels == ferplus.OWN_LABELS:
-        return _prefetch(serialized.batch(batch_size).map(parse, tf.data.AUTOTUNE))
-    return _prefetch(
-        serialized.batch(batch_size)
-        .map(parse, tf.data.AUTOTUNE)
-        .rebatch(batch_size)
-        .apply(_assert_cardinality(math.ceil(examples / batch_size)))
-    )
+    batches = serialized.batch(batch_size).map(parse, tf.data.AUTOTUNE)
+    if labels != ferplus.OWN_LABELS:  # which leave out some of a batch
+        batches = batches.rebatch(batch_size).apply(
+            _assert_cardinality(math.ceil(examples / batch_size))
+        )
+    return _prefetch(batches)
 
 
-def steps_per_epoch(split: records.Split, batch_size: int, labels: str = ferplus.OWN_LABELS) -> int:
-    """Returns how many full batches the images of the split that have a label make.
+def steps_per_epoch(
+    split: records.Split,
+    batch_size: int,
+    labels: str = ferplus.OWN_LABELS,
+    *,
+    process_count: int = 1,
+) -> int:
+    """Returns how many steps, a full batch in each process, the images that have a label make.
 
     Raises:
       InputError: not one, or the labels are not there.
     """
-    examples = usable_examples(split, labels)
-    if not 1 <= batch_size <= examples:
-        raise InputError(
-            f"batch_size: expected 1 to {examples} (the examples of split {split.name!r} that have "
-            f"a label), received {batch_size}"
-        )
-    return examples // batch_size
-
-
-def _targets(features: Mapping[str, Any], labels: str, xp: Any) -> tuple[Any, Any]:
-    """Returns what FER+ labels a batch of features with, and which examples are kept, bool [n].
-
-    Args:
-      features: with `votes`.
-      labels: one of `ferplus.KINDS`.
-      xp: the array library of the features.
-    """
-    if labels == "ferplus_majority":
-        majority = ferplus.majority(features["votes"], xp)
-        return majority, majority != NO_LABEL
-    distribution = ferplus.distribution(features["votes"], xp)
-    return distribution, xp.any(distribution > 0, axis=1)
-
-
-def _parse(serialized: tf.Tensor, schema: records.Schema, labels: str) -> dict[str, tf.Tensor]:
-    """Parses a batch of examples, string [n], and leaves out those without a label."""
-    if labels == ferplus.OWN_LABELS:
-        return records.parse_batch(serialized, dataclasses.replace(schema, has_votes=False))
-    features = records.parse_batch(serialized, schema)
-    # Whole batches are masked, for the reason they are parsed whole: examples one by one are slow.
-    targets, kept = _targets(features, labels, tf.experimental.numpy)
-    labelled = {"image": features["image"], "label": targets, "row": features["row"]}
-    return {name: tf.boolean_mask(feature, kept) for name, feature in labelled.items()}
+    examples = labelling.usable_examples(split, labels)
+    return Schedule(examples=examples, batch_size=batch_size, process_count=process_count).steps
 
 
 def _in_memory(
-    split: records.Split, labels: str, *, batch_size: int, seed: int, steps: int, start: int
+    split: records.Split, labels: str, schedule: Schedule, *, seed: int, start_step: int
 ) -> tf.data.Dataset:
-    arrays = records.load_split(split)
-    targets, usable = arrays["label"], np.arange(split.examples)
-    if labels != ferplus.OWN_LABELS:
-        targets, kept = _targets(arrays, labels, np)
-        usable = np.flatnonzero(kept)
-        _check_count(split, labels, len(usable))
-    with tf.device("/cpu:0"):  # where tf.data works; a GPU's memory is for the model
-        images, targets = tf.constant(arrays["image"]), tf.constant(targets)
-        examples = tf.constant(usable, tf.int32)
+    images, targets, usable = _load(split, labels)
+    steps = schedule.steps
+    first_epoch, skipped = divmod(start_step, steps)
 
     def positions(epoch: tf.Tensor) -> tf.data.Dataset:
         # One permutation an epoch costs less than drawing positions batch by batch.
-        order = tf.random.experimental.stateless_shuffle(examples, seed=_fold(seed, _ORDER, epoch))
-        batches = tf.reshape(order[: steps * batch_size], (steps, batch_size))
-        return tf.data.Dataset.from_tensor_slices(batches[_steps_to_skip(epoch, steps, start) :])
+        order = tf.random.experimental.stateless_shuffle(usable, seed=fold(seed, ORDER, epoch))
+        shape = (steps, schedule.process_count, schedule.batch_size)
+        batches = tf.reshape(order[: math.prod(shape)], shape)[:, schedule.process_index]
+        return tf.data.Dataset.from_tensor_slices(
+            batches[tf.where(epoch == first_epoch, skipped, 0) :]
+        )
 
+    return gather_batches(
+        tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(positions),
+        images,
+        targets,
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+
+def _load(split: records.Split, labels: str) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns a split's images, their labels, and where those stand that have one, int32."""
+    if labels == ferplus.OWN_LABELS:
+        arrays = records.load_split(split, ["image", "label"])
+        targets, usable = arrays["label"], np.arange(split.examples)
+    else:
+        arrays = records.load_split(split, ["image", "votes"])
+        targets, _ = labelling.targets(arrays["votes"], labels, np)
+        usable = labelling.labelled_positions(split, arrays["votes"], labels)
+    with tf.device("/cpu:0"):  # where tf.data works; a GPU's memory is for the model
+        return (
+            # In the end this is the only copy: tf.data makes one of every tensor that a map uses,
+            # though not of variables, and tf.constant another.
+            tf.Variable(
+                tf.experimental.dlpack.from_dlpack(arrays.pop("image").__dlpack__()),
+                trainable=False,
+            ),
+            tf.constant(targets),
+            tf.constant(usable, tf.int32),
+        )
+
+
+def _streaming(reader: streaming.WindowReader, first: int) -> tf.data.Dataset:
     return (
-        tf.data.Dataset.range(start // steps, tf.int64.max)
-        .flat_map(positions)
-        # One gather a batch: no image is touched before it is needed, nor copied twice.
-        .map(
-            lambda batch: (tf.gather(images, batch), tf.gather(targets, batch)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
+        tf.data.Dataset.range(first, tf.int64.max)
+        # A window a core: reading, parsing and shuffling never wait for one another.
+        .map(reader.read, streaming.windows_at_once())
+        .prefetch(1)
+        .flat_map(reader.cut)
     )
 
 
-def _check_count(split: records.Split, labels: str, received: int) -> None:
-    expected = usable_examples(split, labels)
-    if received != expected:
-        raise InputError(
-            f"{split.directory / records.MANIFEST}: expected {expected} images of split "
-            f"{split.name!r} with labels={labels}, received {received}; convert the source again "
-            "with --overwrite"
-        )
+def _fits(split: records.Split, memory_budget_bytes: int) -> bool:
+    return _image_bytes(split) <= memory_budget_bytes
 
 
-def _streaming(
-    split: records.Split, labels: str, *, batch_size: int, seed: int, steps: int, start: int
-) -> tf.data.Dataset:
-    files = tf.constant(split.files)
-    window_size = _window_size(split.schema, batch_size)
-    steps_per_window = window_size // batch_size
-
-    def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return _select(_parse(serialized, split.schema, labels), ("image", "label"))
-
-    def batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        epoch_seed = _fold(seed, _ORDER, epoch)
-        skipped = _steps_to_skip(epoch, steps, start)
-        first_window = skipped // steps_per_window
-        serialized = tf.data.TFRecordDataset(
-            tf.random.experimental.stateless_shuffle(files, seed=epoch_seed),
-            buffer_size=_READ_BUFFER,
-        ).apply(_assert_cardinality(split.examples))
-
-        def shuffle(
-            window: tf.Tensor, images: tf.Tensor, targets: tf.Tensor
-        ) -> tuple[tf.Tensor, ...]:
-            # Permuted when parsed: moving decoded rows costs less than moving strings.
-            order = tf.random.experimental.stateless_shuffle(
-                tf.range(tf.shape(images)[0]),
-                seed=tf.random.experimental.stateless_fold_in(epoch_seed, window),
-            )
-            full = tf.size(order) // batch_size
-            chosen = order[: full * batch_size]
-            return tuple(
-                tf.reshape(tf.gather(array, chosen), (full, batch_size, *array.shape[1:]))
-                for array in (images, targets)
-            )
-
-        if labels == ferplus.OWN_LABELS:
-            # Whole windows before the start are skipped unparsed, and a window is parsed in one go.
-            shuffled = (
-                serialized.skip(first_window * window_size)
-                .batch(window_size)
-                .enumerate(first_window)
-                .map(lambda window, batch: shuffle(window, *parse(batch)), tf.data.AUTOTUNE)
-                .unbatch()
-            )
-        else:
-            # The votes alone say how many records fill a window.
-            shuffled = (
-                serialized.batch(window_size)
-                .map(parse, tf.data.AUTOTUNE)
-                .rebatch(window_size)
-                .skip(first_window)
-                .enumerate(first_window)
-                .map(lambda window, batch: shuffle(window, *batch), tf.data.AUTOTUNE)
-                .unbatch()
-                .apply(_assert_cardinality(steps - first_window * steps_per_window))
-            )
-        # The rest of what comes before the start is skipped batch by batch.
-        return shuffled.skip(skipped % steps_per_window)
-
-    return tf.data.Dataset.range(start // steps, tf.int64.max).flat_map(batches)
+def _image_bytes(split: records.Split) -> int:
+    return split.examples * math.prod(split.schema.image_shape)
 
 
-def _window_size(schema: records.Schema, batch_size: int) -> int:
-    """Whole batches, so that only an epoch's last window has a remainder."""
-    images = min(_WINDOW_IMAGES, _WINDOW_BYTES // math.prod(schema.image_shape))
-    return max(1, images // batch_size) * batch_size
-
-
-def _steps_to_skip(epoch: tf.Tensor, steps: int, start: int) -> tf.Tensor:
-    in_first_epoch = tf.constant(start % steps, tf.int64)
-    return tf.where(epoch == start // steps, in_first_epoch, tf.zeros_like(in_first_epoch))
-
-
-def _fold(seed: int, stream: int, number: tf.Tensor) -> tf.Tensor:
-    """Returns a stateless seed, int64 [2], that differs for each (seed, stream, number)."""
-    return tf.random.experimental.stateless_fold_in(
-        tf.constant([seed, stream], tf.int64), tf.cast(number, tf.int64)
-    )
-
-
-def _select(features: dict[str, tf.Tensor], fields: Sequence[str]) -> tuple[tf.Tensor, ...]:
-    return tuple(features[field] for field in fields)
+def _augmentation_seed(seed: int, step: tf.Tensor, schedule: Schedule) -> tf.Tensor:
+    return fold(seed, AUGMENTATION, step * schedule.process_count + schedule.process_index)
 
 
 def _prefetch(dataset: tf.data.Dataset) -> tf.data.Dataset:

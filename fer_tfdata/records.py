@@ -7,20 +7,24 @@ TFDS's own metadata; `conversion` writes it.
 import dataclasses
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import joblib
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fer_tfdata import ferplus
 from fer_tfdata.errors import InputError
-from fer_tfdata.expressions import NO_LABEL
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL, SPLITS
 
 NAME: Final = "fer2013"
 VERSION: Final = "1.0.0"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 MANIFEST: Final = "manifest.json"
 WRITTEN_BY: Final = "fer_tfdata"
 
@@ -37,8 +41,13 @@ READ_ERRORS: Final = (
     tf.errors.NotFoundError,
 )
 
-_READ_BUFFER: Final = 8 << 20
-_READ_BATCH: Final = 2048
+_MOST: Final = 2**63 - 1  # of rows and bytes
+
+_READ_BUFFER: Final = 1 << 20
+_READ_BATCH: Final = 256  # few enough to stay in the processor's cache until they are parsed
+_MOST_SHARDS_AT_ONCE: Final = 8
+_ALIGNMENT: Final = 64
+_MOST_RECORDS: Final = 2**62
 
 
 # The schema.  Writing and reading are one thing seen from two sides; the round trip is tested.
@@ -113,7 +122,9 @@ def parse_batch(serialized: tf.Tensor, schema: Schema) -> dict[str, tf.Tensor]:
         wanted["votes"] = tf.io.FixedLenFeature([NUM_VOTES], tf.int64)
     features = tf.io.parse_example(serialized, wanted)
     pixels = tf.io.decode_raw(features["image"], tf.uint8)
-    return {**features, "image": tf.reshape(pixels, (-1, *schema.image_shape))}
+    # Not -1: images of another size could be as many bytes together.
+    image = tf.reshape(pixels, (tf.shape(serialized)[0], *schema.image_shape))
+    return {**features, "image": image}
 
 
 # The manifest.
@@ -144,6 +155,7 @@ class Split:
         where no votes were given.
       shards: the files, in order.
       leaked_rows: the source rows of this split whose image also stands in `train` as written.
+      near_leaked_rows: those with a near-duplicate there, and no equal image.
       manifest_sha256: the checksum of the manifest this was read from.
     """
 
@@ -156,6 +168,7 @@ class Split:
     ferplus_examples: Mapping[str, int]
     shards: Sequence[Shard]
     leaked_rows: frozenset[int]
+    near_leaked_rows: frozenset[int]
     manifest_sha256: str
 
     @property
@@ -187,14 +200,14 @@ def read_manifest(directory: Path, *, any_version: bool = False) -> dict[str, An
         raise InputError(
             f"{path}: not found; expected a data directory as tools/make_tfrecords writes it"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a readable manifest, received: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("written_by") != WRITTEN_BY:
         raise InputError(f"{path}: expected a manifest written by {WRITTEN_BY}, received another")
     if not any_version and manifest.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
             f"{path}: expected schema version {SCHEMA_VERSION}, received "
-            f"{manifest.get('schema_version')}; convert the source again with --overwrite"
+            f"{manifest.get('schema_version')!r}; convert the source again with --overwrite"
         )
     return manifest
 
@@ -205,8 +218,9 @@ def read_manifest(directory: Path, *, any_version: bool = False) -> dict[str, An
 def open_split(data_dir: Path, name: str, *, verify: bool = False) -> Split:
     """Finds a split and checks it against the manifest.
 
-    Always: every shard is there and has its size, and the counts agree.  The counts of the
-    records themselves, and their checksums, are checked as they are read.
+    Always: every shard is there and has its size, which is one that its records can take, and the
+    counts agree.  The counts of the records themselves, and their checksums, are checked as they
+    are read.
 
     Args:
       data_dir: the directory given to the conversion as `--output_dir`.
@@ -221,7 +235,10 @@ def open_split(data_dir: Path, name: str, *, verify: bool = False) -> Split:
     try:
         split = _split_from_manifest(directory, manifest, name)
         _check_shards(split)
-    except (AttributeError, KeyError, TypeError) as error:
+        _check_sizes(split)
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{directory / MANIFEST}: the manifest is damaged; remove the directory and convert "
             "the source again"
@@ -237,74 +254,151 @@ _REMEDIES: Final = {
 }
 
 
+# Whatever JSON stands in a manifest, what comes of it is a split or an error of those that
+# `open_split` takes for damage.
+
+
 def _split_from_manifest(directory: Path, manifest: Mapping[str, Any], name: str) -> Split:
     splits = manifest["splits"]
+    if not splits or not splits.keys() <= set(SPLITS):
+        raise ValueError
     if name not in splits:
         raise InputError(
             f"{directory}: expected a split {name!r}, received a data set with "
             f"{', '.join(splits)}{_REMEDIES.get(name, '')}"
         )
     written = splits[name]
+    schema = _schema_from_manifest(manifest)
+    examples = count_from_json(written["examples"])
+    kinds = ferplus.KINDS if schema.has_votes else ()
     return Split(
         directory=directory,
         name=name,
-        schema=Schema(
-            image_shape=tuple(manifest["image_shape"]),
-            expressions=tuple(manifest["expressions"]),
-            has_votes=manifest["ferplus"] is not None,
-        ),
-        examples=written["examples"],
-        unlabelled=written["unlabelled"],
-        per_expression=written["per_expression"],
-        ferplus_examples=dict(written["ferplus_examples"]),
-        shards=[Shard(**shard) for shard in written["shards"]],
-        leaked_rows=frozenset(written["leaked_rows"]),
+        schema=schema,
+        examples=examples,
+        unlabelled=count_from_json(written["unlabelled"]),
+        per_expression=counts_from_json(written["per_expression"], schema.expressions),
+        ferplus_examples=counts_from_json(written["ferplus_examples"], kinds, most=examples),
+        shards=_shards_from_json(written["shards"], name),
+        leaked_rows=frozenset(rows_from_json(written["leaked_rows"])),
+        near_leaked_rows=frozenset(rows_from_json(written["near_leaked_rows"])),
         manifest_sha256=sha256_of(directory / MANIFEST),
     )
 
 
-def load_split(split: Split) -> dict[str, npt.NDArray[Any]]:
+def _schema_from_manifest(manifest: Mapping[str, Any]) -> Schema:
+    height, width, channels = map(count_from_json, manifest["image_shape"])
+    if not 0 < height == width or channels not in (1, 3):
+        raise ValueError
+    expressions = tuple(manifest["expressions"])
+    if expressions not in (EXPRESSIONS, EIGHT_EXPRESSIONS):
+        raise ValueError
+    has_votes = manifest["ferplus"] is not None
+    return Schema((height, width, channels), expressions, has_votes=has_votes)
+
+
+def _shards_from_json(value: Any, split: str) -> list[Shard]:
+    shards = [Shard(**shard) for shard in value]
+    for index, shard in enumerate(shards):
+        count_from_json(shard.bytes)
+        expected_file = f"{NAME}-{split}.tfrecord-{index:05d}-of-{len(shards):05d}"
+        if not count_from_json(shard.records) or shard.file != expected_file:
+            raise ValueError
+        if re.fullmatch("[0-9a-f]{64}", shard.sha256) is None:
+            raise ValueError
+    return shards
+
+
+def rows_from_json(value: Any) -> list[int]:
+    """Returns the rows in a manifest's list.
+
+    Raises:
+      TypeError, ValueError: it is none.
+    """
+    return [count_from_json(row) for row in value]
+
+
+def counts_from_json(value: Any, names: Sequence[str], *, most: float = _MOST) -> dict[str, int]:
+    """Returns a manifest's count of each of the names.
+
+    Raises:
+      AttributeError, TypeError, ValueError: they are not exactly these, or one is no count.
+    """
+    if value.keys() != set(names):
+        raise ValueError
+    return {name: count_from_json(value[name], most=most) for name in names}
+
+
+def count_from_json(value: Any, *, most: float = _MOST) -> int:
+    """Returns a manifest's whole number from 0 to `most`.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if type(value) is not int or not 0 <= value <= most:  # a bool is an int too
+        raise ValueError
+    return value
+
+
+def load_split(split: Split, features: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
     """Reads a whole split into memory, in the order of the shards.
+
+    Args:
+      split: as `open_split` returns it.
+      features: which to keep; all of them where none are named.
 
     Returns:
       `image` uint8 [n, *image_shape], `label` int64 [n], `row` int64 [n], and, where they were
-      given, `votes` int64 [n, 10].
+      given, `votes` int64 [n, 10]; each aligned as TensorFlow wants its own tensors.
 
     Raises:
       InputError: a shard is damaged; the message names it.
     """
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "image": np.empty((split.examples, *split.schema.image_shape), np.uint8),
-        "label": np.empty(split.examples, np.int64),
-        "row": np.empty(split.examples, np.int64),
+    shapes = {"image": split.schema.image_shape, "label": (), "row": (), "votes": (NUM_VOTES,)}
+    given = [name for name in shapes if name != "votes" or split.schema.has_votes]
+    arrays = {
+        name: _aligned((split.examples, *shapes[name]), np.uint8 if name == "image" else np.int64)
+        for name in features or given
     }
-    if split.schema.has_votes:
-        arrays["votes"] = np.empty((split.examples, NUM_VOTES), np.int64)
-    position = 0
-    for shard in split.shards:
-        end = position + shard.records
+    shards = [shard for shard in split.shards if shard.records]
+    dataset = tf.data.Dataset.from_tensor_slices([str(split.directory / s.file) for s in shards])
+    at_once = min(joblib.cpu_count(), _MOST_SHARDS_AT_ONCE)
+    contents = iter(dataset.map(lambda file: _read_shard(file, split.schema), at_once))
+    start = 0
+    for shard in shards:
         path = split.directory / shard.file
         try:
-            dataset = tf.data.TFRecordDataset(str(path), buffer_size=_READ_BUFFER)
-            batches = dataset.batch(_READ_BATCH).map(lambda batch: parse_batch(batch, split.schema))
-            for features in batches.prefetch(2):
-                count = len(features["label"])
-                if position + count > end:
-                    raise InputError(f"{path}: expected {shard.records} records, received more")
-                for key, array in arrays.items():
-                    array[position : position + count] = features[key].numpy()
-                position += count
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-            raise InputError(_damaged(path)) from error
+            content = next(contents)
         except tf.errors.NotFoundError as error:
             raise InputError(f"{path}: the shard has vanished while it was read") from error
-        if position != end:
-            received = shard.records - (end - position)
-            raise InputError(f"{path}: expected {shard.records} records, received {received}")
-        labels = arrays["label"][end - shard.records : end]
+        except READ_ERRORS as error:
+            raise InputError(_damaged(path)) from error
+        labels = content["label"].numpy()
+        if len(labels) != shard.records:
+            raise InputError(
+                f"{path}: expected {shard.records} records, received {len(labels)}; convert the "
+                "source again with --overwrite"
+            )
         if (labels < NO_LABEL).any() or (labels >= len(split.schema.expressions)).any():
             raise InputError(_damaged(path))
+        for name, array in arrays.items():
+            array[start : start + shard.records] = memoryview(content[name])
+        start += shard.records
     return arrays
+
+
+def _aligned(shape: Sequence[int], dtype: Any) -> npt.NDArray[Any]:
+    """Returns an array like np.empty's that starts where a tensor may: at a multiple of 64."""
+    num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + num_bytes].view(dtype).reshape(shape)
+
+
+def _read_shard(file: tf.Tensor, schema: Schema) -> dict[str, tf.Tensor]:
+    dataset = tf.data.TFRecordDataset(file, buffer_size=_READ_BUFFER).batch(_READ_BATCH)
+    whole = dataset.map(lambda batch: parse_batch(batch, schema)).rebatch(_MOST_RECORDS)
+    return dict(whole.get_single_element())
 
 
 def verify_checksums(split: Split) -> None:
@@ -349,3 +443,31 @@ def _check_shards(split: Split) -> None:
             f"{split.directory / MANIFEST}: the counts of split {split.name!r} disagree; convert "
             "the source again with --overwrite"
         )
+
+
+def _check_sizes(split: Split) -> None:
+    """Checks that each shard's bytes are what so many records can take."""
+    least, most = _sizes_of_records(split.schema, max(shard.bytes for shard in split.shards))
+    for shard in split.shards:
+        if not least * shard.records <= shard.bytes <= most * shard.records:
+            height, width, channels = split.schema.image_shape
+            raise InputError(
+                f"{split.directory / shard.file}: expected {shard.records} records of "
+                f"{height}x{width}x{channels} pixels, received {shard.bytes} bytes, which those "
+                "never take: the manifest is damaged; remove the directory and convert the source "
+                "again"
+            )
+
+
+def _sizes_of_records(schema: Schema, bound: int) -> tuple[int, int]:
+    """Returns how many bytes a record takes in a shard, at least and at most.
+
+    Raises:
+      ValueError: the image alone is more than `bound`.
+    """
+    if math.prod(schema.image_shape) > bound:
+        raise ValueError
+    image = np.zeros(schema.image_shape, np.uint8)
+    smallest = Serializer(schema).serialize(image, 0, 0, [0] * NUM_VOTES)
+    largest = Serializer(schema).serialize(image, NO_LABEL, _MOST, [255] * NUM_VOTES)
+    return len(smallest) + FRAME_BYTES, len(largest) + FRAME_BYTES

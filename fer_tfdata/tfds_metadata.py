@@ -13,11 +13,12 @@ FILES: Final = ("dataset_info.json", "features.json", "label.labels.txt")
 
 _DESCRIPTION: Final = """\
 Faces of {height}x{width} pixels, {channels}, with one of {count} expressions;
-converted from {source}.
-
+converted from {source}.  An image without a label has the label -1.
+"""
+_FER2013_DESCRIPTION: Final = """
 The images of FER2013 were gathered by a web search for the challenge at ICML 2013 and stand in its
 CSV with a usage, which is the split here: Training is `train`, PublicTest `validation`, PrivateTest
-`test`.  An image without a label has the label -1.
+`test`.
 """
 _CITATION: Final = """\
 @inproceedings{goodfellow2013challenges,
@@ -61,6 +62,7 @@ def write_metadata(directory: Path, schema: Schema, manifest: Mapping[str, Any])
         template=tfds.core.naming.DEFAULT_FILENAME_TEMPLATE,
     )
     height, width, channels = schema.image_shape
+    is_fer2013 = "directory" not in manifest["source"]  # a folder may hold any corpus
     tfds.folder_dataset.write_metadata(
         data_dir=directory,
         features=_features(schema),
@@ -83,9 +85,11 @@ def write_metadata(directory: Path, schema: Schema, manifest: Mapping[str, Any])
             channels="gray" if channels == 1 else "in colour",
             count=len(schema.expressions),
             source=_source_name(manifest["source"]),
-        ),
-        homepage=_HOMEPAGE,
-        citation=_CITATION + (_FERPLUS_CITATION if schema.has_votes else ""),
+        )
+        + (_FER2013_DESCRIPTION if is_fer2013 else ""),
+        homepage=_HOMEPAGE if is_fer2013 else None,
+        citation=(_CITATION if is_fer2013 else "")
+        + (_FERPLUS_CITATION if schema.has_votes else ""),
         check_data=False,
     )
 

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from typing import Final
 
+from fer_tfdata.augmentation_config import PLACEMENTS, AugmentationConfig
 from fer_tfdata.errors import InputError
 from fer_tfdata.ferplus import LABELS, OWN_LABELS
 
@@ -26,7 +27,12 @@ class TrainConfig:
       batch_size: images a step.
       learning_rate: Adam's, at the start.
       precision: one of `PRECISIONS`; what `auto` means is `precision.choose_policy`'s to say.
-      seed: of the weights, the order and the dropout.
+      seed: of the weights, the order, the dropout and the augmentation.
+      augmentation: how the training images are changed.
+      augment_on: one of `augmentation_config.PLACEMENTS`; what `auto` means is
+        `augmentation.choose_placement`'s to say.
+      data_service: the address of a tf.data service dispatcher, `grpc://host:port`, whose workers
+        prepare the training images; None to prepare them here.
     """
 
     data_dir: str
@@ -37,6 +43,9 @@ class TrainConfig:
     learning_rate: float = 5e-4
     precision: str = "auto"
     seed: int = 0
+    augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
+    augment_on: str = "auto"
+    data_service: str | None = None
 
     def __post_init__(self) -> None:
         """Checks each value alone.
@@ -44,7 +53,12 @@ class TrainConfig:
         Raises:
           InputError: one is out of its range; the message names it.
         """
-        choices = (("labels", LABELS), ("model", MODELS), ("precision", PRECISIONS))
+        choices = (
+            ("labels", LABELS),
+            ("model", MODELS),
+            ("precision", PRECISIONS),
+            ("augment_on", PLACEMENTS),
+        )
         for name, known in choices:
             value = getattr(self, name)
             if value not in known:
@@ -55,3 +69,8 @@ class TrainConfig:
                 raise InputError(f"{name}: expected more than 0, received {value}")
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed: expected 0 to 2147483647, received {self.seed}")
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether images are labelled with shares of the expressions instead of one of them."""
+        return self.labels == "ferplus_distribution" or self.augmentation.mixes

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import fcntl
+import functools
 import io
 import json
 import logging
@@ -20,7 +21,18 @@ import numpy as np
 import tensorflow as tf
 
 import fer_tfdata
-from fer_tfdata import atomic, augmentation, evaluation, ferplus, figures, pipeline, records
+from fer_tfdata import (
+    atomic,
+    augmentation,
+    data_service,
+    evaluation,
+    ferplus,
+    figures,
+    labelling,
+    pipeline,
+    records,
+)
+from fer_tfdata.augmentation_config import AugmentationConfig
 from fer_tfdata.callbacks import (
     Backup,
     EpochReport,
@@ -84,13 +96,15 @@ def _check_data(
     """Checks that there is what the training and its validation need.
 
     Raises:
-      InputError: the labels are not there, or there is not one full batch.
+      InputError: the labels are not there, there is not one full batch, or no data service.
     """
+    if config.data_service is not None:
+        data_service.check_reachable(config.data_service)
     pipeline.steps_per_epoch(train_split, config.batch_size, config.labels)
-    num_classes = len(pipeline.class_names(train_split.schema, config.labels))
+    num_classes = len(labelling.class_names(train_split.schema, config.labels))
     measured = evaluation.choose_labels(num_classes, validation_split.schema)
     for labels in (config.labels, measured):
-        pipeline.usable_examples(validation_split, labels)
+        labelling.usable_examples(validation_split, labels)
 
 
 def _run(
@@ -114,7 +128,8 @@ def _run(
         batch_size=config.batch_size,
         seed=config.seed,
         start_step=len(past) * steps,
-        augment=augmentation.random_flip,
+        augment=place_augmentation(config, model),
+        data_service_address=config.data_service,
     )
     try:
         model.fit(
@@ -129,6 +144,8 @@ def _run(
             verbose=0,
         )
     except records.READ_ERRORS as error:
+        if lost := data_service.input_error(error):
+            raise lost from error
         records.verify_checksums(train_split)  # names the damaged file
         records.verify_checksums(validation_split)
         raise InputError(
@@ -144,7 +161,46 @@ def _run(
 
 
 class TrainingModel(keras.Model):
-    """A functional model whose weight files are complete or absent, whichever callback saves."""
+    """A functional model that trains with soft labels, augments, and saves complete files or none.
+
+    Attributes:
+      soft_labels: its loss takes float32 [n, outputs]; other labels it is tested on are converted.
+      augment: changes a batch on the device, as the pipeline's `augment` does; its training then
+        takes `((images, seed), labels)`.
+    """
+
+    jit_compile: bool  # Keras's
+    soft_labels = False
+    augment: pipeline.Augment | None = None
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Makes what Keras makes, with the augmentation outside of what XLA compiles.
+
+        Where Keras's jit_compile="auto" says so, as on a GPU, it compiles the whole of
+        `train_step`, and XLA cannot compile the augmentation's warp.
+        """
+        self._step_on_augmented = super().train_step
+        jit_compile = self.jit_compile
+        if self.augment is not None and jit_compile:
+            self._step_on_augmented = tf.function(super().train_step, jit_compile=True)
+            self.jit_compile = False
+        super().make_train_function(force)
+        self.jit_compile = jit_compile
+
+    def train_step(self, data: Any) -> Any:
+        """Trains on a batch, augmented first where that is this model's to do."""
+        if self.augment is None:
+            return super().train_step(data)
+        (images, seed), labels = data
+        return self._step_on_augmented(self.augment(images, labels, seed))
+
+    def test_step(self, data: Any) -> Any:
+        """Tests on a batch, with its labels in the form that the loss takes."""
+        if not self.soft_labels:
+            return super().test_step(data)
+        images, labels, *weights = data
+        soft = augmentation.soft_labels(labels, self.output_shape[-1])
+        return super().test_step((images, soft, *weights))
 
     def save_weights(self, filepath: str | Path, overwrite: bool = True, **kwargs: Any) -> None:
         """Saves the weights under another name and renames the file last."""
@@ -152,18 +208,16 @@ class TrainingModel(keras.Model):
             super().save_weights(temporary, overwrite=True, **kwargs)
 
 
-def build_training_model(config: TrainConfig, policy: str, schema: records.Schema) -> keras.Model:
+def build_training_model(config: TrainConfig, policy: str, schema: records.Schema) -> TrainingModel:
     """Builds and compiles the model that `fit` trains: fast layers under a dtype policy.
 
-    Its `accuracy` is against the label, or against the expression with most votes.
+    Its `accuracy` is against the label, or against the expression with the largest share.
     """
-    soft = config.labels == "ferplus_distribution"
-    loss = (
-        keras.losses.CategoricalCrossentropy if soft else keras.losses.SparseCategoricalCrossentropy
-    )
-    accuracy = (
-        keras.metrics.CategoricalAccuracy if soft else keras.metrics.SparseCategoricalAccuracy
-    )
+    if config.soft_labels:
+        loss, accuracy = keras.losses.CategoricalCrossentropy, keras.metrics.CategoricalAccuracy
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy
+        accuracy = keras.metrics.SparseCategoricalAccuracy
     with policy_scope(policy):
         plain = _build(config, schema)
         fast = with_fast_layers(plain)
@@ -173,15 +227,30 @@ def build_training_model(config: TrainConfig, policy: str, schema: records.Schem
             loss=loss(from_logits=True),
             metrics=[accuracy("accuracy")],
         )
+    model.soft_labels = config.soft_labels
     # Built now, so that a backup finds the optimizer's variables.
     model.optimizer.build(model.trainable_variables)
     return model
 
 
+def place_augmentation(config: TrainConfig, model: TrainingModel) -> pipeline.Augment:
+    """Gives the model its part of the augmentation, and returns the pipeline's.
+
+    On the device, the pipeline only hands on each batch's seed.
+    """
+    augment = functools.partial(
+        augmentation.augment, config=config.augmentation, num_classes=model.output_shape[-1]
+    )
+    if augmentation.choose_placement(config.augment_on, config.augmentation) == "input":
+        return augment
+    model.augment = augment
+    return lambda images, labels, seed: ((images, seed), labels)
+
+
 def _build(config: TrainConfig, schema: records.Schema) -> keras.Model:
     """Builds the network for the images and the labels of a data set."""
     size, _, channels = schema.image_shape
-    num_classes = len(pipeline.class_names(schema, config.labels))
+    num_classes = len(labelling.class_names(schema, config.labels))
     try:
         return BUILDERS[config.model](image_size=size, channels=channels, num_classes=num_classes)
     except ValueError as error:
@@ -228,23 +297,17 @@ def _callbacks(
 
 def _prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
     """Makes the run directory, or checks that the one there may be continued."""
-    wanted = dataclasses.asdict(config)
     if run.config.is_file():
         if not resume:
             raise InputError(
                 f"{run.root}: holds a run already; continue it with --resume, or choose another "
                 "--run_dir"
             )
-        # Runs from before there was a choice of labels name none.
-        started = {
-            "labels": ferplus.OWN_LABELS,
-            **json.loads(run.config.read_text(encoding="utf-8")),
-        }
-        # Which data these are, their manifest's checksum says; they may have moved.
+        started = _choices(json.loads(run.config.read_text(encoding="utf-8")))
         changed = [
             f"{name} {started.get(name)!r} (now {value!r})"
-            for name, value in wanted.items()
-            if name != "data_dir" and started.get(name) != value
+            for name, value in _choices(dataclasses.asdict(config)).items()
+            if not _may_become(name, started.get(name), value)
         ]
         if changed:
             raise InputError(
@@ -257,7 +320,28 @@ def _prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
         not run.root.is_dir() or any(not path.name.startswith(".") for path in run.root.iterdir())
     ):
         raise InputError(f"{run.root}: expected an empty or no directory, received one in use")
-    _write_json(run.config, wanted)
+    _write_json(run.config, dataclasses.asdict(config))
+
+
+def _may_become(name: str, started: Any, value: Any) -> bool:
+    """Returns whether a run that started with one value may be continued with another."""
+    if name == "data_dir":  # which data these are, their manifest's checksum says
+        return True
+    if name == "data_service":  # of another address, but what is streamed has its own order
+        return (started is None) == (value is None)
+    return bool(started == value)
+
+
+def _choices(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration as its flags: with what older runs do not name, and flat."""
+    defaults = {
+        "labels": ferplus.OWN_LABELS,
+        "data_service": None,
+        "augment_on": TrainConfig.augment_on,
+        **dataclasses.asdict(AugmentationConfig()),
+    }
+    flat = {name: value for name, value in written.items() if name != "augmentation"}
+    return {**defaults, **flat, **written.get("augmentation", {})}
 
 
 @contextlib.contextmanager

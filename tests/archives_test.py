@@ -505,6 +505,16 @@ def test_a_bomb_is_left_before_it_goes_off(tmp_path: Path, bombs: dict[str, byte
     assert "expected an archive that unpacks to at most" in refusal(path)
 
 
+def test_the_bound_is_called_by_its_reason(tmp_path: Path):
+    small, large = tmp_path / "small.gz", tmp_path / "large.gz"
+    small.write_bytes(repeated_row_gz(90_000_000))
+    large.write_bytes(repeated_row_gz(100_000_000))
+    assert 100 * small.stat().st_size < 64 << 20 < 100 * large.stat().st_size
+    assert "at most 67108864 bytes, received" in refusal(small)
+    most = 100 * large.stat().st_size
+    assert f"at most {most} bytes (100 times its own), received" in refusal(large)
+
+
 def with_declared_size(archive: bytes, size: int) -> bytes:
     """A zip of one member with another size in its headers."""
     data = bytearray(archive)

@@ -2,10 +2,13 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fer_tfdata import audit as auditing
 from fer_tfdata import demo_faces
@@ -192,7 +195,7 @@ def test_what_the_voters_found_to_be_no_face(tmp_path: Path):
     votes[2, 0] = 10
     found = findings(tmp_path, faces(1, 2, 3), [0] * 3, ["train"] * 3, votes=votes)
     assert found.audit.not_a_face_rows == [0]
-    assert found.reasons == {0: ["not_a_face"]}
+    assert found.rows_to_drop(get_args(auditing.DropReason)) == {0: ["not_a_face"]}
 
 
 def test_imbalance_is_the_greatest_count_by_the_least(tmp_path: Path):
@@ -209,16 +212,59 @@ def test_reasons_are_those_of_training_rows_alone(tmp_path: Path):
         [0, 0, 1, 2, 4, 5],
         ["train", "test", "train", "validation", "validation", "test"],
     )
-    assert found.reasons == {0: ["leaks"], 2: ["leaks", "conflicts"]}
+    assert found.rows_to_drop(get_args(auditing.DropReason)) == {
+        0: ["leaks"],
+        2: ["leaks", "conflicts"],
+    }
 
 
 def test_a_leak_ends_when_all_its_training_rows_are_dropped(tmp_path: Path):
     found = findings(
         tmp_path, faces(1, 1, 1, 2, 2), [0] * 5, ["train", "train", "test", "train", "test"]
     )
-    assert found.leaked_rows_without(frozenset()) == {"validation": [], "test": [2, 4]}
-    assert found.leaked_rows_without(frozenset({0})) == {"validation": [], "test": [2, 4]}
-    assert found.leaked_rows_without(frozenset({0, 1})) == {"validation": [], "test": [4]}
+    assert found.leaked_rows_without(()) == {"validation": [], "test": [2, 4]}
+    assert found.leaked_rows_without({0}) == {"validation": [], "test": [2, 4]}
+    assert found.leaked_rows_without({0, 1}) == {"validation": [], "test": [4]}
+
+
+def test_a_near_leak_is_one_of_what_train_keeps(tmp_path: Path):
+    face = demo_faces.draw_face(3, seed=0).reshape(1, 48, 48, 1)
+    images = np.concatenate([face] * 6)
+    images[4:, 0, 0, 0] ^= 1
+    # Rows 0 to 3 are equal, and so are 4 and 5.
+    splits = ["train", "validation", "train", "test", "train", "test"]
+    found = findings(tmp_path, images, [0] * 6, splits)
+    nothing = {"validation": [], "test": []}
+    assert found.audit.near_leaked_rows == found.near_leaked_rows_without(()) == nothing
+    assert found.near_leaked_rows_without({0}) == nothing  # row 2 equals row 0
+    assert found.near_leaked_rows_without({0, 2}) == {"validation": [1], "test": [3]}
+    assert found.near_leaked_rows_without({4}) == {"validation": [], "test": [5]}
+    assert found.near_leaked_rows_without({0, 2, 4}) == nothing
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.sets(st.integers(0, 24)))
+def test_what_leaks_is_what_a_look_at_every_row_finds(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, dropped: set[int]
+):
+    rng = np.random.default_rng(seed)
+    images = faces(*rng.integers(0, 6, 25).tolist()).copy()
+    images[:, 0, 0, 0] = rng.integers(0, 3, 25)  # by which equal ones become nearly equal
+    splits = [str(split) for split in rng.choice(["train", "train", "validation", "test"], 25)]
+    found = findings(tmp_path_factory.mktemp("audit"), images, [0] * 25, splits, num_tables=3)
+    pixels = [image.tobytes() for image in images]
+    pairs = {(pixels[a], pixels[b]) for a, b in found.audit.near_duplicate_pairs}
+    pairs |= {(b, a) for a, b in pairs}
+    kept = {pixels[row] for row in range(25) if splits[row] == "train" and row not in dropped}
+    equal, near = ({split: [] for split in ("validation", "test")} for _ in range(2))
+    for row in range(25):
+        if splits[row] != "train":
+            if pixels[row] in kept:
+                equal[splits[row]].append(row)
+            elif any((pixels[row], other) in pairs for other in kept):
+                near[splits[row]].append(row)
+    assert found.leaked_rows_without(dropped) == equal
+    assert found.near_leaked_rows_without(dropped) == near
 
 
 def test_the_arguments_must_have_one_length(tmp_path: Path):

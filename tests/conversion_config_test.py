@@ -18,6 +18,8 @@ def config(**values: object) -> ConversionConfig:
         ({"csv": (), "image_dir": "f", "channels": 2}, "channels: expected 1 or 3, received 2"),
         ({"csv": (), "image_dir": "f", "image_size": 7}, "image_size: expected 8 to 1024"),
         ({"csv": (), "image_dir": "f", "ferplus_csv": "v"}, "ferplus_csv: expected with --csv"),
+        ({"expression_names": ("1=sad",)}, "expression_names: expected with --image_dir only"),
+        ({"csv": (), "image_dir": "f", "expression_names": ("1",)}, "expression_names: .* '1'"),
         ({"num_shards": -1}, "num_shards: expected 0 to 99999, received -1"),
         ({"num_shards": 100_000}, "num_shards: expected 0 to 99999, received 100000"),
         ({"seed": -1}, "seed: expected 0 to 2147483647, received -1"),

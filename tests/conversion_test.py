@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from fer_tfdata import atomic, audit, conversion, ferplus, records, shards, spools
+from fer_tfdata import atomic, audit, conversion, demo_faces, ferplus, records, shards, spools
 from fer_tfdata.engines import LOCAL
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EXPRESSIONS, NO_LABEL, SPLITS
@@ -270,6 +270,16 @@ def test_tfds_reads_the_same(demo_data_dir: Path):
     np.testing.assert_array_equal(labels, load(demo_data_dir, "train")["label"])
 
 
+def test_a_folder_is_not_called_fer2013(image_dir: Path, tmp_path: Path):
+    conversion.convert(ImageFolder(image_dir), tmp_path)
+    info = tfds.builder("fer2013", data_dir=tmp_path).info
+    assert f"converted from the image folder {image_dir.name}" in info.description
+    assert "label -1" in info.description
+    assert "FER2013" not in info.description
+    assert "goodfellow" not in info.citation
+    assert "kaggle" not in (info.homepage or "").lower()
+
+
 def test_tfds_reads_several_shards(tmp_path: Path):
     conversion.convert(BatchSource(mixed_batches()), tmp_path, num_shards=3)
     for name in SPLITS:
@@ -289,13 +299,14 @@ def test_tfds_reads_several_shards(tmp_path: Path):
 
 def test_the_manifest_says_what_is_there(demo_csv: Path, demo_data_dir: Path):
     manifest = manifest_of(demo_data_dir)
-    assert manifest["schema_version"] == 2
+    assert manifest["schema_version"] == records.SCHEMA_VERSION
     assert manifest["source"] == {
         "file": "fer2013.csv",
         "bytes": demo_csv.stat().st_size,
         "sha256": records.sha256_of(demo_csv),
     }
     assert manifest["ferplus"] is None
+    assert manifest["drop"] == []
     assert manifest["image_shape"] == [48, 48, 1]
     assert manifest["expressions"] == list(EXPRESSIONS)
     assert list(manifest["splits"]) == list(SPLITS)
@@ -308,6 +319,7 @@ def test_the_manifest_says_what_is_there(demo_csv: Path, demo_data_dir: Path):
         assert split["unlabelled"] == 0
         assert split["ferplus_examples"] == {}
         assert split["leaked_rows"] == []
+        assert split["near_leaked_rows"] == manifest["audit"]["near_leaked_rows"].get(name, [])
         for shard in split["shards"]:
             path = dataset_directory(demo_data_dir) / shard["file"]
             assert shard == {
@@ -406,12 +418,25 @@ def test_training_images_with_a_fault_are_dropped_and_listed(
         assert reasons[row] == ", ".join(expected)
     split = report.manifest["splits"]["train"]
     assert split["examples"] == sum(split["per_expression"].values()) == 8 - len(gone)
+    assert report.manifest["drop"] == sorted(drop)
     # What was found in the source stays said, whatever was done about it.
     assert report.manifest["audit"]["leaked_rows"] == {"validation": [8], "test": [9]}
     # And what leaks is what still stands on both sides.
     for name, row, twin in (("validation", 8, 0), ("test", 9, 5)):
         expected_leaks = set() if twin in gone else {row}
         assert records.open_split(tmp_path, name).leaked_rows == expected_leaks
+
+
+def test_the_manifest_has_the_near_leaks_of_train_as_written(tmp_path: Path):
+    batch = random_batch(["train", "validation", "train"])
+    batch.images[:] = demo_faces.draw_face(3, seed=0).reshape(48, 48, 1)
+    batch.images[2, 0, 0] ^= 1
+    for name, drop, expected in (("all", [], []), ("dropped", ["leaks"], [1])):
+        report = conversion.convert(BatchSource([batch]), tmp_path / name, drop=drop)
+        assert report.manifest["splits"]["validation"]["near_leaked_rows"] == expected
+        split = records.open_split(tmp_path / name, "validation")
+        assert split.near_leaked_rows == set(expected)
+        assert report.manifest["audit"]["near_leaked_rows"]["validation"] == []
 
 
 def test_a_split_of_which_all_is_dropped_is_not_there(tmp_path: Path):

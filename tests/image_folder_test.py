@@ -20,7 +20,7 @@ from PIL import Image
 from fer_tfdata import demo_faces, images
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
-from fer_tfdata.sources import ImageFolder, RawBatch, Source
+from fer_tfdata.sources import ImageFolder, RawBatch, Source, parse_expression_names
 
 
 def face(seed: int) -> npt.NDArray[np.uint8]:
@@ -128,6 +128,69 @@ def test_contempt_makes_eight_expressions(tmp_path: Path) -> None:
     source = ImageFolder(tmp_path)
     assert source.expressions == EIGHT_EXPRESSIONS
     assert read(source).labels.tolist() == [3, 7]
+
+
+RAF_DB = [
+    *("1=surprise", "2=fear", "3=disgust", "4=happiness", "5=sadness", "6=anger", "7=neutral")
+]
+
+
+def test_numbers_are_the_expressions_that_one_says_they_are(tmp_path: Path) -> None:
+    write_faces(tmp_path, *(f"train/{number}/a.png" for number in range(1, 8)), "test/ 4 /a.png")
+    names = parse_expression_names(RAF_DB)
+    source = ImageFolder(tmp_path, expression_names=names)
+    batch = read(source)
+    assert expressions_of(batch) == (
+        ["happy", "surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"]
+    )
+    assert batch.splits == ["test"] + ["train"] * 7
+    assert source.expressions == EXPRESSIONS
+    assert source.describe()["expression_names"] == {
+        "1": "surprise",
+        "2": "fear",
+        "3": "disgust",
+        "4": "happy",
+        "5": "sad",
+        "6": "angry",
+        "7": "neutral",
+    }
+    (part,) = source.parts(1)
+    assert pickle.loads(pickle.dumps(part)) == part
+
+
+def test_a_name_of_any_case_may_be_given_a_meaning_beside_the_known_ones(tmp_path: Path) -> None:
+    write_faces(tmp_path, "Verachtung/1.png", "sad/1.png")
+    source = ImageFolder(tmp_path, expression_names=parse_expression_names(["VERACHTUNG=Contempt"]))
+    assert source.expressions == EIGHT_EXPRESSIONS
+    assert expressions_of(read(source)) == ["contempt", "sad"]
+
+
+def test_a_number_without_a_meaning_stays_refused(tmp_path: Path) -> None:
+    write_faces(tmp_path, "train/1/1.png", "train/8/1.png")
+    with pytest.raises(InputError, match=r"train/8: .*, as in --expression_names=8=happy$"):
+        ImageFolder(tmp_path, expression_names=parse_expression_names(RAF_DB)).parts(1)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["1"], "expected the name of a folder, = and one of angry, .*, received '1'"),
+        (["=happy"], "received '=happy'"),
+        (["1=bored"], "received '1=bored'"),
+        (["1="], "received '1='"),
+        ([""], "received ''"),
+        (["a/b=sad"], "received 'a/b=sad'"),
+        (["1=sad", " 1 =sad"], "each name once, .* received ' 1 =sad', and '1' means sad already"),
+        (["x=sad", "X=happy"], "'x' means sad already"),
+        (["anger=happy"], "'anger' means angry already"),
+        (["Train=happy"], "'train' means train already"),
+    ],
+)
+def test_names_that_mean_nothing_or_two_things_are_refused(
+    texts: Sequence[str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_expression_names(texts)
 
 
 # Images
@@ -308,8 +371,14 @@ def test_the_folder_is_listed_once(tmp_path: Path) -> None:
         ([], "root: expected a folder that can be listed, received: No such file or directory"),
         (["."], "root: expected folders named after expressions .*contempt.*, received none"),
         (["train/"], "root/train: expected folders named after expressions .*, received none"),
-        (["train/0/1.png"], "root/train/0: .*an expression .*neutral.* received '0'; rename it"),
-        (["0/1.png"], "root/0: .*an expression .*neutral.* or a split .*received '0'; rename it"),
+        (
+            ["train/0/1.png"],
+            "root/train/0: .*an expression .*neutral.* received '0'; say .*--expression_names=0=",
+        ),
+        (
+            ["0/1.png"],
+            "root/0: .*an expression .*neutral.* or a split .*received '0'; .*=0=happy",
+        ),
         (["train/sad/1.png", "train/bored/1.png"], "root/train/bored: .*received 'bored'"),
         (["sad/1.png", "data/1.png"], "root/data: .* received 'data'; rename it, or give"),
         (["train/train/sad/1.png"], "root/train/train: .*received 'train'"),

@@ -51,7 +51,8 @@ def test_gray_becomes_three_equal_channels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["deep.png", "deep.tiff", "deep.pgm"])
 def test_16_bits_become_8(tmp_path: Path, name: str) -> None:
     gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert cv2.imwrite(str(tmp_path / name), gray.astype(np.uint16) * 257)
+    uncompressed = (cv2.IMWRITE_TIFF_COMPRESSION, cv2.IMWRITE_TIFF_COMPRESSION_NONE)
+    assert cv2.imwrite(str(tmp_path / name), gray.astype(np.uint16) * 257, uncompressed)
     np.testing.assert_array_equal(images.read_image(tmp_path / name)[..., 1], gray)
 
 
@@ -316,8 +317,11 @@ def real_files() -> list[bytes]:
         written("JPEG", colour, exif=exif, progressive=True),
         written("GIF", gray),
         written("TIFF", gray, compression="tiff_lzw"),
+        written("TIFF", colour),
         written("BMP", gray),
         written("WEBP", colour),
+        written("JPEG2000", colour),
+        written("AVIF", colour),
     ]
 
 
@@ -367,6 +371,38 @@ def test_any_change_of_a_file_is_read_or_refused(
         damaged[start : start + max(1, len(replacement))] = replacement
     (tmp_path / "damaged").write_bytes(damaged)
     read_or_refuse(tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"])
+def test_a_compressed_tiff_is_refused(tmp_path: Path, compression: str) -> None:
+    (tmp_path / "a.tif").write_bytes(written("TIFF", data.astronaut(), compression=compression))
+    with pytest.raises(InputError, match=r"a\.tif: expected an uncompressed TIFF.* save it as PNG"):
+        images.read_image(tmp_path / "a.tif")
+
+
+def test_damaged_files_print_and_log_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even from C, whose libraries write to the process's stderr themselves."""
+    colour = data.astronaut()[60:120, 180:250]
+    files = [*real_files(), written("TIFF", colour, compression="tiff_lzw")]
+    files.append(written("TIFF", colour, compression="jpeg"))
+    many_samples = bytearray(written("TIFF", colour))
+    samples = many_samples.index(struct.pack("<HHI", 277, 3, 1))  # SamplesPerPixel
+    many_samples[samples + 8 : samples + 10] = struct.pack("<H", 64_003)
+    files.append(bytes(many_samples))
+    rng = np.random.default_rng(0)
+    for content in files:
+        (tmp_path / "file").write_bytes(content)
+        read_or_refuse(tmp_path / "file")
+        for _ in range(12):
+            damaged = np.frombuffer(content, np.uint8).copy()
+            places = rng.integers(8, len(damaged), 6)
+            damaged[places] ^= rng.integers(1, 256, 6).astype(np.uint8)
+            (tmp_path / "file").write_bytes(damaged.tobytes())
+            read_or_refuse(tmp_path / "file")
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
 
 
 def test_reading_in_threads_shows_no_warning_and_leaves_the_filters(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from fer_tfdata import conversion, inspection, inspection_page, markup
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
 from fer_tfdata.sources import BadRow, ImageFolder, RawBatch
 from tests.batch_source import BatchSource, random_batch
-from tests.inspection_test import faces_with_faults, votes
+from tests.inspection_test import faces_with_faults, near_leak_after_dropping, votes
 
 SECTIONS = [
     "expressions",
@@ -174,8 +174,24 @@ def test_dropped_rows_are_named_and_their_kept_twin_is_shown(tmp_path: Path) -> 
     page = page_of(tmp_path)
     assert "0 leaks row 8 validation fear 2 flat none 3 leaks row 8" in page.texts["dropped"]
     assert "row 8 validation fear dropped: rows 0, 3" in page.texts["duplicates"]
-    assert "Of one colour 1 image. dropped: row 2" in page.texts["flat"]
-    assert "4 rows dropped from train" in page.texts["header"]
+    assert "Of one colour 1 image, 0 still in the data. dropped: row 2" in page.texts["flat"]
+    glance = page.texts["header"].partition("At a glance ")[2]
+    assert glance.startswith("4 rows dropped from train images that repeat with other labels: ")
+    for line in (
+        "images that repeat with other labels: 5 in the source, 3 still in the data",
+        "images of one colour: 1 in the source, 0 still in the data",
+        "images of train that repeat an earlier one of it: 2 in the source, 1 still in the data",
+    ):
+        assert line in glance
+    assert "also in train" not in glance
+    assert "1 group (3 images, 1 still in the data)." in page.texts["duplicates"]
+
+
+def test_near_duplicates_of_what_was_written_are_told(tmp_path: Path) -> None:
+    page = page_of(near_leak_after_dropping(tmp_path))
+    assert "1 image of validation nearly equal to one of train" in page.texts["header"]
+    assert "nearly so 1 shards" in page.texts["header"]
+    assert "row 1 validation" in page.texts["near-duplicates"]
 
 
 def test_votes_have_their_counts_and_disagreements(tmp_path: Path) -> None:

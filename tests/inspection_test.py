@@ -1,14 +1,15 @@
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fer_tfdata import conversion, demo_faces, ferplus, inspection, records
+from fer_tfdata import conversion, demo_faces, ferplus, inspection, inspection_page, records
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
 from fer_tfdata.sources import BadRow, RawBatch
@@ -44,6 +45,18 @@ def faulty_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_dir
 
 
+def near_leak_after_dropping(directory: Path) -> Path:
+    """A data set of which a leak was dropped, and a near-duplicate of it not.
+
+    Row 0 of train, which was dropped, equals row 1 of validation, and row 2 of train nearly does.
+    """
+    batch = random_batch(["train", "validation", "train"])
+    batch.images[:] = demo_faces.draw_face(3, seed=0).reshape(48, 48, 1)
+    batch.images[2, 0, 0] ^= 1
+    conversion.convert(BatchSource([batch]), directory, drop=("leaks",))
+    return directory
+
+
 # What the manifest says.
 
 
@@ -51,11 +64,11 @@ def test_the_faults_are_those_of_the_audit(faulty_data_dir: Path) -> None:
     faults = inspection.inspect(faulty_data_dir).contents.faults
     assert faults.repeated == {"train": 2, "validation": 0, "test": 0}
     assert faults.leaked == {"validation": 1, "test": 0}
-    assert faults.leaks == inspection.Fault(1, 3, [[0, 3, 8]])
-    assert faults.repeats == inspection.Fault(1, 2, [[1, 4]])
-    assert faults.conflicts == inspection.Fault(2, 5, [[0, 3, 8], [1, 4]])
-    assert faults.flat == inspection.Fault(1, 1, [[2]])
-    assert faults.almost_flat == inspection.Fault(1, 1, [[5]])
+    assert faults.leaks == inspection.Fault(1, 3, 3, [[0, 3, 8]])
+    assert faults.repeats == inspection.Fault(1, 2, 2, [[1, 4]])
+    assert faults.conflicts == inspection.Fault(2, 5, 5, [[0, 3, 8], [1, 4]])
+    assert faults.flat == inspection.Fault(1, 1, 1, [[2]])
+    assert faults.almost_flat == inspection.Fault(1, 1, 1, [[5]])
     assert faults.not_a_face is None
 
 
@@ -95,13 +108,51 @@ def test_dropped_rows_point_to_an_equal_image_that_was_kept(tmp_path: Path) -> N
     assert inspected.sampled_split == "validation"
 
 
+def test_what_is_left_of_the_faults_is_what_was_not_dropped(tmp_path: Path) -> None:
+    batch = faces_with_faults()
+    batch.images[4] = batch.images[0]  # of train 0, 3 and 4 are equal, of validation 8
+    batch.images[11] = batch.images[10]
+    conversion.convert(BatchSource([batch]), tmp_path / "all", on_bad_row="skip")
+    conversion.convert(BatchSource([batch]), tmp_path / "d", on_bad_row="skip", drop=("leaks",))
+    before, after = (inspection.inspect(tmp_path / name).contents.faults for name in ("all", "d"))
+    assert (before.leaks.rows, before.leaks.kept) == (after.leaks.rows, 4) == (4, 4)
+    assert after.leaks.kept == after.conflicts.kept == 1
+    assert after.flat.kept == after.almost_flat.kept == 1
+    assert before.repeated == after.repeated == {"train": 2, "validation": 0, "test": 1}
+    assert (before.repeated_dropped, after.repeated_dropped) == (0, 2)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(["leaks", "conflicts", "flat"]))
+def test_the_repeats_that_are_left_are_those_of_the_records(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, drop: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    batch = random_batch([str(split) for split in rng.choice(["train", "test"], 30)])
+    batch.images[:] = batch.images[rng.integers(0, 12, 30)]
+    batch.images[rng.integers(0, 30, 3)] = 7
+    data_dir = tmp_path_factory.mktemp("repeats")
+    conversion.convert(BatchSource([batch]), data_dir, drop=(drop,))
+    contents = inspection.inspect(data_dir).contents
+    train = [split for split in contents.splits if split.name == "train"]
+    images = [image.tobytes() for split in train for image in records.load_split(split)["image"]]
+    left = contents.faults.repeated["train"] - contents.faults.repeated_dropped
+    assert left == len(images) - len(set(images))
+
+
+def test_of_a_near_duplicate_that_was_dropped_its_equal_is_shown(tmp_path: Path) -> None:
+    inspected = inspection.inspect(near_leak_after_dropping(tmp_path))
+    assert inspected.contents.faults.near_duplicates == inspection.Fault(1, 2, 2, [[1, 2]])
+    assert {1, 2} <= set(inspected.examples)
+
+
 def test_groups_that_were_dropped_altogether_come_last(tmp_path: Path) -> None:
     batch = random_batch(["train"] * 4)
     batch.images[1], batch.images[3] = batch.images[0], batch.images[2]
     batch.labels[:] = [0, 1, 2, 2]
     conversion.convert(BatchSource([batch]), tmp_path, drop=("conflicts",))
     inspected = inspection.inspect(tmp_path)
-    assert inspected.contents.faults.repeats == inspection.Fault(2, 4, [[2, 3], [0, 1]])
+    assert inspected.contents.faults.repeats == inspection.Fault(2, 4, 2, [[2, 3], [0, 1]])
     assert set(inspected.examples) == {2, 3}
 
 
@@ -213,7 +264,7 @@ def test_labels_are_compared_with_the_majorities_of_the_votes(tmp_path: Path) ->
     assert (agreement.total, agreement.agreeing, agreement.share) == (3, 1, 1 / 3)
     assert [example.row for example in agreement.sample] == [1]  # of train alone
     assert agreement.sample[0].majority == neutral
-    assert inspected.contents.faults.not_a_face == inspection.Fault(1, 1, [[2]])
+    assert inspected.contents.faults.not_a_face == inspection.Fault(1, 1, 1, [[2]])
     assert inspected.contents.majorities["train"]["happy"] == 1
 
 
@@ -250,6 +301,7 @@ def test_a_damaged_shard_is_named(demo_data_dir: Path, tmp_path: Path) -> None:
         ("audit", "duplicate_groups"),
         ("audit", "duplicates", "train"),
         ("audit", "leaked_rows", "test"),
+        ("audit", "near_duplicate_pairs"),
         ("splits",),
         ("rows_dropped",),
         ("rows_skipped",),
@@ -270,3 +322,42 @@ def test_a_manifest_that_lacks_something(
     path.write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"manifest\.json: the manifest is damaged"):
         inspection.inspect(data_dir)
+
+
+def places(value: object) -> Iterator[tuple[Any, Any]]:
+    """Every list and dictionary in it, with every place there."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_whatever_a_manifest_says_gives_a_page_or_an_error_of_one_line(
+    faulty_data_dir: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    if not (tmp_path / "data").exists():
+        shutil.copytree(faulty_data_dir, tmp_path / "data")
+    intact = (faulty_data_dir / "fer2013" / "1.0.0" / "manifest.json").read_bytes()
+    manifest = json.loads(intact)
+    holder, key = data.draw(st.sampled_from(list(places(manifest))))
+    holder[key] = data.draw(
+        st.sampled_from(
+            [
+                *(None, True, -1, 1, 2**70, 1.5, float("nan"), float("inf"), "", "a\nb", "\ud800"),
+                *([], {}, [1], [None], ["x"], [[]], [[1, 2, 3]], [[1, "x"]], [[True, 2]], {"x": 1}),
+            ]
+        )
+    )
+    path = tmp_path / "data" / "fer2013" / "1.0.0" / "manifest.json"
+    path.write_text(json.dumps(manifest))
+    try:
+        page = inspection_page.render(inspection.inspect(tmp_path / "data"))
+    except InputError as error:
+        (line,) = str(error).splitlines()
+        assert str(tmp_path / "data") in line
+    else:
+        assert page.endswith("</html>\n")

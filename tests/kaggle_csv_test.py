@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fer_tfdata.errors import InputError
@@ -130,6 +130,8 @@ def test_any_order_of_columns(tmp_path: Path, order: tuple[str, ...], extra: tup
         "\ufeffemotion,pixels,Usage",
         "\ufeff emotion,pixels,Usage",
         "Emotion,PIXELS,usage",
+        '"emotion", "pixels", "Usage"',
+        ' "emotion",  "pixels","Usage"\r',
     ],
 )
 def test_forms_of_the_header(tmp_path: Path, header: str):
@@ -156,8 +158,18 @@ def test_blank_lines_are_no_rows(tmp_path: Path):
         '3,"{}",Training',
         " 3 , {} , Training ",
         "3,  {}  ,Training\r",
+        '3, "{}", Training',
+        ' "3", "{}",  "Training"\r',
+        '3, "0{}", Training',  # four digits: the careful way
+        "3,{},training",
+        '3,"{}", "TRAINING"',
+        "3,0{},tRAINING",
     ],
-    ids=["quoted", "pixels quoted", "blanks", "blanks and CR"],
+    ids=[
+        *("quoted", "pixels quoted", "blanks", "blanks and CR", "a blank before quotes"),
+        *("blanks before quotes", "a blank before quotes, carefully"),
+        *("lower case", "upper case, quoted", "another case, carefully"),
+    ],
 )
 def test_forms_of_a_row(tmp_path: Path, line: str):
     lines = [good_line(0), line.format(pixel_text(3)), good_line(1)]
@@ -467,7 +479,7 @@ BAD_LINES = {
     "no label": (f",{pixel_text(1)},PublicTest", f"{LABEL}''"),
     "label of non-ASCII bytes": (b"\xe9," + pixel_text(1).encode() + b",PublicTest", LABEL),
     "unknown usage": (f"1,{pixel_text(1)},Testing", f"{USAGE}'Testing'"),
-    "usage in lower case": (f"1,{pixel_text(1)},training", f"{USAGE}'training'"),
+    "text behind quotes": (f'1,"{pixel_text(1)}" x,PublicTest', "expected a row of CSV"),
     "no usage": (f"1,{pixel_text(1)},", f"{USAGE}''"),
     "a field too few": (f"1,{pixel_text(1)}", "expected 3 fields, received 2"),
     "a field too many": (f"{good_line(1)},more", "expected 3 fields, received 4"),
@@ -707,6 +719,8 @@ def mutated_lines(draw: st.DrawFn) -> tuple[bytes, str]:
 
 @settings(max_examples=250, deadline=None)
 @given(mutated_lines())
+@example((b' "1", "' + pixel_text(1).encode() + b'",publictest', HEADER))
+@example((b'1,"' + pixel_text(1).encode() + b'" ,PublicTest', HEADER))
 def test_the_fast_way_takes_nothing_that_the_careful_one_does_not(case: tuple[bytes, str]):
     line, header = case
     assert_agree([line], header)
@@ -723,6 +737,14 @@ def test_the_fast_way_takes_a_good_line(header: str, quote: str, end: str):
     block = kaggle_csv._Block(0, [2, 3, 4, 5, 6], lines)
     assert kaggle_csv._parse_fast(block, part_of(header).table.columns) is not None
     assert_agree(lines, header)
+
+
+@pytest.mark.parametrize("quote", ["", '"'], ids=["plain", "quoted"])
+def test_the_fast_way_takes_blanks_behind_separators_and_any_case(quote: str):
+    lines = [good_line(seed, quote=quote).replace(",", ", ").lower().encode() for seed in range(5)]
+    block = kaggle_csv._Block(0, [2, 3, 4, 5, 6], lines)
+    assert kaggle_csv._parse_fast(block, part_of(HEADER).table.columns) is not None
+    assert_agree(lines, HEADER)
 
 
 @pytest.mark.parametrize("before", ["1,", ",PublicTest"])

@@ -13,8 +13,9 @@ import pytest
 from absl import flags
 
 from fer_tfdata import conversion, records
-from fer_tfdata.expressions import SPLITS
-from fer_tfdata.sources import KaggleCsv, RawBatch
+from fer_tfdata.beam_engine import BeamEngine
+from fer_tfdata.expressions import EXPRESSIONS, SPLITS
+from fer_tfdata.sources import ImageFolder, KaggleCsv, RawBatch, parse_expression_names
 from tests.batch_source import BatchSource
 from tools import make_tfrecords
 
@@ -79,6 +80,26 @@ def test_a_conversion_reports_and_is_not_repeated(
 
     assert_refused(convert(demo_csv, data_dir), "1.0.0: exists already", "--overwrite")
     assert contents(data_dir) == before
+
+
+def test_what_is_left_after_dropping_is_said(demo_csv: Path, tmp_path: Path):
+    header, first, *lines = demo_csv.read_text(encoding="ascii").splitlines()
+    assert first.endswith("Training")
+    emotion, pixels, _ = first.split(",")
+    numbers = pixels.split(" ")
+    changed = " ".join([str(int(numbers[0]) ^ 1), *numbers[1:]])
+    more = [f"{emotion},{pixels},PublicTest", f"{emotion},{changed},Training"]
+    csv = tmp_path / "leaking.csv"
+    csv.write_text("\n".join([header, first, *lines, *more]), encoding="ascii")
+    process = convert(csv, tmp_path / "data", "--drop=leaks")
+    assert process.returncode == 0, process.stderr
+    output = process.stdout.splitlines()
+    assert "  1 images of validation stand in train too, 0 more nearly so" in output
+    assert output[-3:-1] == [
+        "Dropped from train: 1 images, listed in the manifest; what is left:",
+        "  0 images of validation stand in train too, 1 more nearly so",
+    ]
+    assert output[-1].startswith("  0 images of test stand in train too, ")
 
 
 def test_a_bad_row_is_one_line_and_leaves_nothing(demo_csv: Path, tmp_path: Path):
@@ -314,3 +335,37 @@ def test_kills_at_random_moments(large_csv: Path, tmp_path: Path, overwrite: boo
     assert process.returncode == 0, process.stderr
     assert_complete(data_dir, large_csv)
     assert [path.name for path in (data_dir / "fer2013").iterdir()] == ["1.0.0"]
+
+
+# A folder whose expressions have numbers.
+
+
+def test_numbered_folders_are_converted_as_named_ones(image_dir: Path, tmp_path: Path):
+    numbers = {name: str(number) for number, name in enumerate(sorted(EXPRESSIONS))}
+    for split in SPLITS:
+        for name, number in numbers.items():
+            shutil.copytree(image_dir / split / name, tmp_path / "faces" / split / number)
+    meanings = [f"{number}={name}" for name, number in numbers.items()]
+    arguments = [
+        f"--image_dir={tmp_path}/faces",
+        f"--expression_names={','.join(meanings[:3])}",
+        f"--expression_names={','.join(meanings[3:])}",
+    ]
+    local = run_program(*arguments, f"--output_dir={tmp_path}/local")
+    assert local.returncode == 0, local.stderr
+    source = ImageFolder(tmp_path / "faces", expression_names=parse_expression_names(meanings))
+    conversion.convert(source, tmp_path / "beam", engine=BeamEngine("--runner=DirectRunner"))
+    assert contents(tmp_path / "beam") == contents(tmp_path / "local")
+    conversion.convert(ImageFolder(image_dir), tmp_path / "named")
+    for split in SPLITS:
+        named, numbered = (
+            records.load_split(records.open_split(tmp_path / name, split))
+            for name in ("named", "local")
+        )
+        for key, values in named.items():
+            np.testing.assert_array_equal(
+                numbered[key][np.argsort(numbered["row"])], values[np.argsort(named["row"])]
+            )
+    manifest = json.loads((tmp_path / "local/fer2013/1.0.0/manifest.json").read_bytes())
+    names = {number: name for name, number in numbers.items()}
+    assert manifest["source"]["expression_names"] == names

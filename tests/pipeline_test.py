@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import logging
 from collections import Counter
 from pathlib import Path
@@ -9,7 +10,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fer_tfdata import augmentation, conversion, ferplus, pipeline, records
+from fer_tfdata import conversion, data_service, ferplus, labelling, pipeline, records, streaming
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
 from fer_tfdata.sources import KaggleCsv
@@ -34,6 +35,39 @@ def voted_split(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> rec
     return records.open_split(directory / "data", "train")
 
 
+@pytest.fixture(scope="module")
+def split_of_shards(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Returns the drawn faces' train in so many shards."""
+    directory = tmp_path_factory.mktemp("sharded")
+
+    @functools.cache
+    def convert(num_shards: int) -> records.Split:
+        data_dir = directory / str(num_shards)
+        conversion.convert(KaggleCsv((demo_csv,)), data_dir, num_shards=num_shards)
+        return records.open_split(data_dir, "train")
+
+    return convert
+
+
+@pytest.fixture
+def data_service_address():
+    """A dispatcher and two workers."""
+    dispatcher, port = data_service.start_dispatcher(port=0)
+    address = f"grpc://127.0.0.1:{port}"
+    workers = [
+        data_service.start_worker(dispatcher=address, host="127.0.0.1", port=0)[0] for _ in range(2)
+    ]
+    yield address
+    for server in (*workers, dispatcher):  # in this order, or the dispatcher waits for them
+        server.stop()
+
+
+def same(a, b) -> bool:
+    return len(a) == len(b) and all(
+        np.array_equal(x, y) for pair in zip(a, b, strict=True) for x, y in zip(*pair, strict=True)
+    )
+
+
 def expected_targets(split: records.Split, labels: str) -> dict[bytes, list[float]]:
     """The target of every image that has one, by the image."""
     arrays = records.load_split(split)
@@ -46,6 +80,11 @@ def expected_targets(split: records.Split, labels: str) -> dict[bytes, list[floa
     assert 0 < kept.sum() < len(kept)
     images = keys(arrays["image"])
     return {images[i]: targets[i].tolist() for i in np.flatnonzero(kept)}
+
+
+def random_flip(images, labels, seed):
+    flipped = tf.random.stateless_uniform([tf.shape(images)[0], 1, 1, 1], seed) < 0.5
+    return tf.where(flipped, images[:, :, ::-1], images), labels
 
 
 def batches(split, steps, **kwargs):
@@ -101,35 +140,139 @@ def test_the_seed_decides_the_order(split, budget) -> None:
     assert not same(order(1), order(2))
 
 
-# A window of a few batches, so that starting means skipping windows, batches and epochs.
+# Windows of a few batches, so that starting means skipping windows, batches and epochs.
 @pytest.mark.parametrize("budget", [IN_MEMORY, STREAMING])
-@pytest.mark.parametrize("augment", [None, augmentation.random_flip])
+@pytest.mark.parametrize("augment", [None, random_flip])
 @settings(
     max_examples=6,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(batch_size=st.integers(1, 140), start=st.integers(0, 300), seed=st.integers(0, 2**31 - 1))
+@given(data=st.data(), start=st.integers(0, 300), seed=st.integers(0, 2**31 - 1))
 def test_starting_at_a_step_continues_what_ran_through(
-    split, monkeypatch, budget, augment, batch_size, start, seed
+    split_of_shards, monkeypatch, budget, augment, data, start, seed
 ) -> None:
-    monkeypatch.setattr(pipeline, "_WINDOW_IMAGES", 48)
+    monkeypatch.setattr(streaming, "_WINDOW_IMAGES", 48)
+    process_count = data.draw(st.integers(1, 5))
     arguments = {
-        "batch_size": batch_size,
+        "batch_size": data.draw(st.integers(1, 140 // process_count)),
+        "process_count": process_count,
+        "process_index": data.draw(st.integers(0, process_count - 1)),
         "seed": seed,
         "augment": augment,
         "memory_budget_bytes": budget,
     }
+    split = split_of_shards(data.draw(st.sampled_from([1, 2, 5, 140])))
     whole = pipeline.train_dataset(split, **arguments).skip(start).take(3)
     part = pipeline.train_dataset(split, start_step=start, **arguments).take(3)
-    for (images, labels), (other_images, other_labels) in zip(whole, part, strict=True):
-        assert (images.numpy() == other_images.numpy()).all()
-        assert (labels.numpy() == other_labels.numpy()).all()
+    assert same(list(whole.as_numpy_iterator()), list(part.as_numpy_iterator()))
+
+
+@pytest.mark.parametrize("budget", [IN_MEMORY, STREAMING])
+@settings(
+    max_examples=4,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data(), seed=st.integers(0, 2**31 - 1))
+def test_processes_share_an_epoch_without_a_gap_or_a_repeat(
+    split_of_shards, monkeypatch, budget, data, seed
+) -> None:
+    monkeypatch.setattr(streaming, "_WINDOW_IMAGES", 20)
+    process_count = data.draw(st.integers(1, 6))
+    batch_size = data.draw(st.integers(1, 140 // process_count))
+    split = split_of_shards(data.draw(st.sampled_from([1, 2, 5, 140])))
+    steps = pipeline.steps_per_epoch(split, batch_size, process_count=process_count)
+    assert steps == 140 // (batch_size * process_count)
+    everything = Counter(keys(records.load_split(split)["image"]))
+    parts = [
+        batches(
+            split,
+            2 * steps,
+            batch_size=batch_size,
+            seed=seed,
+            process_index=index,
+            process_count=process_count,
+            memory_budget_bytes=budget,
+        )
+        for index in range(process_count)
+    ]
+    for epoch in (slice(steps), slice(steps, None)):
+        seen = Counter(key for part in parts for images, _ in part[epoch] for key in keys(images))
+        assert seen.total() == steps * batch_size * process_count
+        assert seen <= everything
+
+
+def test_in_memory_the_processes_batches_make_that_of_one_process(split) -> None:
+    whole = batches(split, 5, batch_size=60, seed=4)
+    parts = [
+        batches(split, 5, batch_size=20, seed=4, process_index=index, process_count=3)
+        for index in range(3)
+    ]
+    for step, (images, labels) in enumerate(whole):
+        assert (images == np.concatenate([part[step][0] for part in parts])).all()
+        assert (labels == np.concatenate([part[step][1] for part in parts])).all()
+
+
+def test_processes_augment_differently(split) -> None:
+    # Each has every image, so that what differs is the augmentation.
+    arguments = {"batch_size": 20, "seed": 4, "process_count": 2}
+    flips = []
+    for index in range(2):
+        plain = batches(split, 3, process_index=index, **arguments)
+        flipped = batches(split, 3, process_index=index, augment=random_flip, **arguments)
+        flips.append(
+            [(a[0] != b[0]).any(axis=(1, 2, 3)) for a, b in zip(plain, flipped, strict=True)]
+        )
+    assert not np.array_equal(*flips)
+
+
+def test_streaming_starts_anywhere_without_reading_what_comes_before(
+    split_of_shards, monkeypatch, tmp_path
+) -> None:
+    # A process reads its own part alone: the other one's shards need not be there.
+    monkeypatch.setattr(streaming, "_WINDOW_IMAGES", 10)
+    split = split_of_shards(2)
+    arguments = {"batch_size": 10, "seed": 0, "memory_budget_bytes": STREAMING}
+    shards = [
+        [
+            key
+            for images, _ in batches(split, 7, process_index=i, process_count=2, **arguments)
+            for key in keys(images)
+        ]
+        for i in range(2)
+    ]
+    directory = tmp_path / "one"
+    directory.mkdir()
+    for shard in split.shards:
+        target = directory / shard.file
+        target.write_bytes((split.directory / shard.file).read_bytes())
+    alone = dataclasses.replace(split, directory=directory)
+    first_shard = keys(records.load_split(split)["image"])[: split.shards[0].records]
+    reader_of_first = next(i for i in range(2) if set(shards[i]) <= set(first_shard))
+    (directory / split.shards[1].file).unlink()
+    part = batches(alone, 7, process_index=reader_of_first, process_count=2, **arguments)
+    assert [key for images, _ in part for key in keys(images)] == shards[reader_of_first]
+
+
+@pytest.mark.parametrize(
+    ("process_index", "process_count", "message"),
+    [
+        (2, 2, "process_index: expected 0 to 1 .process_count is 2., received 2"),
+        (-1, 1, "process_index: expected 0 to 0"),
+        (0, 15, "batch_size: expected 1 to 9 .* for each of 15 processes, received 10"),
+    ],
+)
+def test_processes_that_cannot_be_are_refused(split, process_index, process_count, message) -> None:
+    with pytest.raises(InputError, match=message):
+        pipeline.train_dataset(
+            split, batch_size=10, seed=0, process_index=process_index, process_count=process_count
+        )
 
 
 def test_augmentation_changes_with_the_step_and_not_the_labels(split) -> None:
     plain = batches(split, 8, batch_size=35, seed=5)
-    flipped = batches(split, 8, batch_size=35, seed=5, augment=augmentation.random_flip)
+    flipped = batches(split, 8, batch_size=35, seed=5, augment=random_flip)
     shares = []
     for (before, labels), (after, same_labels) in zip(plain, flipped, strict=True):
         assert (labels == same_labels).all()
@@ -184,7 +327,7 @@ def test_an_epoch_with_ferplus_is_that_of_the_images_its_voters_agree_on(
     voted_split, labels, budget
 ) -> None:
     expected = expected_targets(voted_split, labels)
-    assert pipeline.usable_examples(voted_split, labels) == len(expected)
+    assert labelling.usable_examples(voted_split, labels) == len(expected)
     arguments = {"labels": labels, "batch_size": 1, "seed": 3, "memory_budget_bytes": budget}
     steps = pipeline.steps_per_epoch(voted_split, 1, labels)
     assert steps == len(expected)
@@ -209,12 +352,12 @@ def test_an_epoch_with_ferplus_is_that_of_the_images_its_voters_agree_on(
 def test_starting_at_a_step_continues_what_ran_through_with_ferplus(
     voted_split, monkeypatch, labels, budget, batch_size, start, seed
 ) -> None:
-    monkeypatch.setattr(pipeline, "_WINDOW_IMAGES", 20)
+    monkeypatch.setattr(streaming, "_WINDOW_IMAGES", 20)
     arguments = {
         "labels": labels,
         "batch_size": batch_size,
         "seed": seed,
-        "augment": augmentation.random_flip,
+        "augment": random_flip,
         "memory_budget_bytes": budget,
     }
     whole = pipeline.train_dataset(voted_split, **arguments).skip(start).take(3)
@@ -265,9 +408,9 @@ def test_votes_change_nothing_for_who_wants_the_own_labels(split, voted_split) -
 
 def test_class_names_are_those_of_the_labels() -> None:
     schema = records.Schema((48, 48, 1), EXPRESSIONS, has_votes=True)
-    assert pipeline.class_names(schema, "fer2013") == EXPRESSIONS
+    assert labelling.class_names(schema, "fer2013") == EXPRESSIONS
     for labels in ferplus.KINDS:
-        assert pipeline.class_names(schema, labels) == EIGHT_EXPRESSIONS
+        assert labelling.class_names(schema, labels) == EIGHT_EXPRESSIONS
 
 
 @pytest.mark.parametrize("labels", ferplus.KINDS)
@@ -313,9 +456,9 @@ def test_images_of_another_shape_are_given_as_they_are(tmp_path, budget) -> None
 
 def test_large_images_are_shuffled_in_windows_of_bounded_bytes() -> None:
     small, large = (records.Schema(shape, EXPRESSIONS) for shape in ((48, 48, 1), (1024, 1024, 3)))
-    assert pipeline._window_size(small, 64) == 8192
-    assert pipeline._window_size(large, 16) == 32
-    assert pipeline._window_size(large, 64) == 64  # never less than a batch
+    assert streaming.steps_per_window(small, 64) == 128
+    assert streaming.steps_per_window(large, 16) == 2
+    assert streaming.steps_per_window(large, 64) == 1  # never less than a batch
 
 
 def test_a_manifest_that_counts_the_votes_otherwise_is_refused(voted_split) -> None:
@@ -324,8 +467,27 @@ def test_a_manifest_that_counts_the_votes_otherwise_is_refused(voted_split) -> N
     arguments = {"labels": "ferplus_majority", "batch_size": 1, "seed": 0}
     with pytest.raises(InputError, match=r"manifest\.json: expected \d+ images of split 'train'"):
         pipeline.train_dataset(changed, **arguments)
-    streamed = pipeline.train_dataset(changed, memory_budget_bytes=STREAMING, **arguments)
-    with pytest.raises(records.READ_ERRORS):
-        list(streamed.take(140))
+    with pytest.raises(InputError, match=r"manifest\.json: expected \d+ images of split 'train'"):
+        pipeline.train_dataset(changed, memory_budget_bytes=STREAMING, **arguments)
     with pytest.raises(records.READ_ERRORS):
         list(pipeline.eval_dataset(changed, labels="ferplus_majority", batch_size=1))
+
+
+@pytest.mark.parametrize("augment", [None, random_flip])
+def test_the_data_service_gives_what_is_streamed_here(
+    split_of_shards, monkeypatch, data_service_address, augment
+) -> None:
+    monkeypatch.setattr(streaming, "_WINDOW_IMAGES", 40)
+    arguments = {
+        "batch_size": 12,
+        "seed": 6,
+        "start_step": 5,
+        "process_index": 1,
+        "process_count": 2,
+        "augment": augment,
+    }
+    split = split_of_shards(5)
+    here = batches(split, 14, memory_budget_bytes=STREAMING, **arguments)
+    # Though the split would fit into memory.
+    served = batches(split, 14, data_service_address=data_service_address, **arguments)
+    assert same(here, served)

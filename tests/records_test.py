@@ -1,17 +1,21 @@
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fer_tfdata import records
+from fer_tfdata import conversion, ferplus, records, training
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EXPRESSIONS
+from fer_tfdata.sources import KaggleCsv
+from fer_tfdata.train_config import TrainConfig
+from tests.ferplus_test import votes_on_every_row
 
 SCHEMA = records.Schema((48, 48, 1), EXPRESSIONS)
 
@@ -205,10 +209,13 @@ def test_counts_that_disagree_are_noticed(data_dir: Path, where: str):
         (b"[1, 2]", "expected a manifest written by fer_tfdata"),
         (b'"text"', "expected a manifest written by fer_tfdata"),
         (b"{}", "expected a manifest written by fer_tfdata"),
-        (b'{"written_by": "fer_tfdata"}', "expected schema version 2, received None"),
+        (
+            b'{"written_by": "fer_tfdata"}',
+            f"expected schema version {records.SCHEMA_VERSION}, received None",
+        ),
         (
             b'{"written_by": "fer_tfdata", "schema_version": 1}',
-            "expected schema version 2, received 1; convert the source again",
+            f"expected schema version {records.SCHEMA_VERSION}, received 1; convert the source",
         ),
     ],
 )
@@ -333,3 +340,133 @@ def test_a_damaged_manifest_is_read_or_an_error(
     path.write_bytes(data.draw(damaged(path.read_bytes())))
     message, arrays = read_or_error(data_dir)
     assert len(arrays["label"]) == 35 if message is None else str(data_dir) in message
+
+
+ODD_VALUES = st.sampled_from(
+    [
+        *(None, True, False, -1, 0, 1, 2, 3, 70, 2**31, 2**40, 2**63, 2**70, 1.5, 70.0, -0.0),
+        *(float("nan"), float("inf"), "", "x", "a\nb", "\0", "\ud800", "../../x", "/etc/passwd"),
+        *([], {}, [1], [None], [[]], ["happy"], {"happy": 1}, [48, 48, 1], [48, 48, 3]),
+        *([48, 48, -1], [0, 0, 0], [-48, -48, 1], [2304, 1, 1], [48, 48], [48, 48, 1, 1]),
+        *([48.0, 48, 1], [16, 16, 1], [16, 16, 3], [28, 28, 3], [1, 48, 48], [24, 24, 4]),
+        *([2**40, 2**40, 1], [2**31, 2**31, 3], [True, True, True], {"48": 1, "x": 2, "y": 3}),
+    ]
+) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+DAMAGED = r"the manifest is damaged|the counts of split"
+READ_KEYS = ["written_by", "schema_version", "ferplus", "image_shape", "expressions"]
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every list and dictionary in it, with every place there."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+def change(manifest: dict[str, Any], data: st.DataObject) -> None:
+    """Puts something else, or nothing, into places of a manifest."""
+    for _ in range(data.draw(st.integers(1, 2))):
+        holder, key = data.draw(st.sampled_from(list(places(manifest))))
+        if data.draw(st.integers(0, 4)):
+            holder[key] = data.draw(ODD_VALUES)
+        else:
+            del holder[key]
+
+
+@pytest.fixture(scope="module")
+def voted_data_dir(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("voted")
+    votes = votes_on_every_row(demo_csv, directory / "fer2013new.csv")
+    conversion.convert(KaggleCsv((demo_csv,)), directory / "data", votes=votes)
+    return directory / "data"
+
+
+@pytest.fixture(params=["demo_data_dir", "voted_data_dir"], ids=["plain", "voted"])
+def own_data_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of a data directory, for changing its manifest again and again."""
+    return shutil.copytree(request.getfixturevalue(request.param), tmp_path / "data")
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_whatever_a_manifest_says_is_read_right_or_an_error_of_one_line(
+    own_data_dir: Path, data: st.DataObject
+):
+    path = dataset_directory(own_data_dir) / "manifest.json"
+    intact = path.read_bytes()
+    manifest = json.loads(intact)
+    read = {key: manifest[key] for key in READ_KEYS}
+    read["splits"] = {"validation": manifest["splits"]["validation"]}
+    change(read, data)
+    path.write_text(json.dumps(read))
+    try:
+        split = records.open_split(own_data_dir, "validation", verify=True)
+        arrays = records.load_split(split)
+    except InputError as error:
+        (line,) = str(error).splitlines()
+        assert str(own_data_dir) in line
+    else:
+        assert arrays["image"].shape == (35, 48, 48, 1)
+        assert split.ferplus_examples.keys() == (set(ferplus.KINDS) if "votes" in arrays else set())
+        assert all(isinstance(row, int) for row in split.leaked_rows)
+    finally:
+        path.write_bytes(intact)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        *((("image_shape",), value) for value in ([48, 48, -1], [], [1], "x", [48.0, 48, 1])),
+        *((("image_shape",), value) for value in ([48, None, 1], [2**40, 2**40, 1], [1, 48, 1])),
+        *((("image_shape",), value) for value in ([16, 16, 1], [28, 28, 3], [48, 48, True])),
+        *((("ferplus_examples",), value) for value in ("x", [], {}, {"ferplus_majority": 1})),
+        *((("ferplus_examples", "ferplus_majority"), value) for value in (1.0, -1, 36, True, "1")),
+        *((("per_expression",), value) for value in ([35], {}, {"angry": 35})),
+        *((("leaked_rows",), value) for value in ([1.5], ["1"], [None], [-1], [2**63])),
+        *((("near_leaked_rows",), value) for value in ([1.5], None)),
+        *((("shards", 0, "file"), value) for value in ("", "../x", "a\0", 1)),
+        *((("shards", 0, "records"), value) for value in (0, -1, 35.0, True, 2**70)),
+        *((("shards", 0, "bytes"), value) for value in (None, -1, "x")),
+        (("shards", 0, "sha256"), "0"),
+        (("shards",), []),
+    ],
+    ids=str,
+)
+def test_a_damaged_manifest_is_called_so(
+    voted_data_dir: Path, tmp_path: Path, keys: tuple, value: object
+):
+    data_dir = shutil.copytree(voted_data_dir, tmp_path / "data")
+    manifest = manifest_of(data_dir)
+    holder: Any = manifest if keys == ("image_shape",) else manifest["splits"]["validation"]
+    for key in keys[:-1]:
+        holder = holder[key]
+    holder[keys[-1]] = value
+    (dataset_directory(data_dir) / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=DAMAGED) as caught:
+        records.open_split(data_dir, "validation")
+    assert str(caught.value).startswith(str(dataset_directory(data_dir)))
+    # And a training blames nothing else and leaves nothing behind.
+    config = TrainConfig(data_dir=str(data_dir), epochs=1, batch_size=35)
+    with pytest.raises(InputError, match=DAMAGED):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_manifest_nested_too_deeply_is_refused(data_dir: Path):
+    (dataset_directory(data_dir) / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"manifest\.json: expected a readable manifest"):
+        records.open_split(data_dir, "train")
+
+
+def test_images_of_another_size_do_not_pass_for_fewer_or_more():
+    serializer = records.Serializer(records.Schema((28, 28, 3), EXPRESSIONS))
+    serialized = [serializer.serialize(np.zeros((28, 28, 3), np.uint8), 0, 0)] * 48
+    with pytest.raises(tf.errors.InvalidArgumentError):  # as many bytes as 49 of the schema's
+        records.parse_batch(tf.constant(serialized), SCHEMA)

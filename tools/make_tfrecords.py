@@ -26,7 +26,14 @@ from fer_tfdata.conversion_config import (
     ConversionConfig,
 )
 from fer_tfdata.ferplus import LEAST_AGREEMENT
-from fer_tfdata.sources import ImageFolder, KaggleCsv, Part, RawBatch, Source
+from fer_tfdata.sources import (
+    ImageFolder,
+    KaggleCsv,
+    Part,
+    RawBatch,
+    Source,
+    parse_expression_names,
+)
 
 if TYPE_CHECKING:
     from fer_tfdata.conversion import WriteReport
@@ -76,6 +83,12 @@ def _define_source_flags(flag_values: flags.FlagValues) -> None:
         "channels",
         ConversionConfig.channels,
         "1 makes a folder's images gray, 3 keeps their colours.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_multi_string(
+        "expression_names",
+        [],
+        "What names of folders mean that are no expression's own, as in 1=surprise,2=fear.",
         flag_values=flag_values,
     )
     flags.DEFINE_enum(
@@ -149,6 +162,9 @@ def config_from_flags(flag_values: flags.FlagValues) -> ConversionConfig:
     }
     values["csv"] = tuple(values["csv"] or ())
     values["drop"] = tuple(values["drop"])
+    values["expression_names"] = tuple(
+        name for names in values["expression_names"] for name in names.split(",")
+    )
     return ConversionConfig(**values)
 
 
@@ -186,7 +202,12 @@ def _source(config: ConversionConfig) -> Source:
         return Path(name).absolute() if config.engine == "beam" else Path(name)
 
     if config.image_dir:
-        return ImageFolder(path(config.image_dir), config.image_size, config.channels)
+        return ImageFolder(
+            path(config.image_dir),
+            config.image_size,
+            config.channels,
+            parse_expression_names(config.expression_names),
+        )
     return KaggleCsv(tuple(path(name) for name in config.csv))
 
 
@@ -254,7 +275,10 @@ def _print_report(report: "WriteReport") -> None:
         print(f"  {finding}")
     dropped, skipped = report.manifest["rows_dropped"], report.manifest["rows_skipped"]
     if dropped:
-        print(f"Dropped from train: {len(dropped)} images, listed in the manifest")
+        print(f"Dropped from train: {len(dropped)} images, listed in the manifest; what is left:")
+        for name, split in splits.items():
+            if name != "train":
+                print(f"  {_leaks(name, split['leaked_rows'], split['near_leaked_rows'])}")
     if skipped:
         print(f"Left out: {len(skipped)} rows, which could not be used:")
         for bad in skipped[:10]:
@@ -277,14 +301,18 @@ def _print_agreement(described: Mapping[str, Any]) -> None:
         )
 
 
+def _leaks(split: str, rows: Sequence[int], near: Sequence[int]) -> str:
+    return f"{len(rows)} images of {split} stand in train too, {len(near)} more nearly so"
+
+
 def _findings(audit: Mapping[str, Any]) -> Iterator[str]:
     for split, count in audit["duplicates"].items():
         if count:
             yield f"{count} images of {split} repeat an earlier one of it"
     for split, rows in audit["leaked_rows"].items():
-        if rows:
-            near = len(audit["near_leaked_rows"][split])
-            yield f"{len(rows)} images of {split} stand in train too, {near} more nearly so"
+        near = audit["near_leaked_rows"][split]
+        if rows or near:
+            yield _leaks(split, rows, near)
     images = sum(len(group) for group in audit["conflicting_groups"])
     yield f"{len(audit['conflicting_groups'])} images ({images} rows) have conflicting labels"
     yield f"{len(audit['near_duplicate_pairs'])} pairs of images are nearly the same"

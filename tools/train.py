@@ -8,16 +8,31 @@ The same command with --resume continues a run that was interrupted.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from absl import flags
 
 from fer_tfdata import command_line
+from fer_tfdata.augmentation_config import PLACEMENTS, AugmentationConfig
 from fer_tfdata.ferplus import LABELS
 from fer_tfdata.train_config import MODELS, PRECISIONS, TrainConfig
 
+_AUGMENTATION_HELP: Final = {
+    "shift": "The farthest that a training image is moved, as a share of its width and height.",
+    "rotation": "The farthest that a training image is turned either way, in degrees.",
+    "zoom": "A training image is enlarged or reduced by a factor of at most 1 + zoom.",
+    "brightness": "The most that is added to a training image's pixels or taken from them, as a "
+    "share of white.",
+    "contrast": "The most by which a training image's contrast grows or shrinks, as a share.",
+    "erasing": "The probability that a rectangle of a training image is overwritten with noise.",
+    "mixup": "Mixes training images and their labels with shares from Beta(mixup, mixup); 0: not.",
+    "cutmix": "Replaces a box of a training image by another's, of a share from Beta(cutmix, "
+    "cutmix); 0: not. With --mixup, each image gets either.",
+}
+
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Adds this program's flags: one a field of `TrainConfig`, and how to run it."""
+    """Adds this program's flags: one a field of the configuration, and how to run it."""
     flags.DEFINE_string(
         "data_dir",
         None,
@@ -58,7 +73,15 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "seed",
         TrainConfig.seed,
-        "Of the weights, the order and the dropout.",
+        "Of the weights, the order, the dropout and the augmentation.",
+        flag_values=flag_values,
+    )
+    _define_augmentation_flags(flag_values)
+    flags.DEFINE_string(
+        "data_service",
+        TrainConfig.data_service,
+        "The dispatcher of a tf.data service, grpc://host:port, whose workers prepare the training "
+        "images; see tools/data_service.",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
@@ -79,10 +102,33 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
 
 
+def _define_augmentation_flags(flag_values: flags.FlagValues) -> None:
+    flags.DEFINE_bool(
+        "flip",
+        AugmentationConfig.flip,
+        "Mirrors half of the training images left to right.",
+        flag_values=flag_values,
+    )
+    for name, text in _AUGMENTATION_HELP.items():
+        flags.DEFINE_float(name, getattr(AugmentationConfig, name), text, flag_values=flag_values)
+    flags.DEFINE_enum(
+        "augment_on",
+        TrainConfig.augment_on,
+        PLACEMENTS,
+        "Where training images are changed: in the input pipeline, or in the training step on the "
+        "device that trains; auto takes the input, but a GPU for shift, rotation and zoom.",
+        flag_values=flag_values,
+    )
+
+
 def config_from_flags(flag_values: flags.FlagValues) -> TrainConfig:
     """Returns the configuration that the flags give."""
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    return TrainConfig(**{name: flag_values[name].value for name in names})
+    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"augmentation"}
+    changes = [field.name for field in dataclasses.fields(AugmentationConfig)]
+    return TrainConfig(
+        augmentation=AugmentationConfig(**{name: flag_values[name].value for name in changes}),
+        **{name: flag_values[name].value for name in names},
+    )
 
 
 def main(argv: Sequence[str]) -> None:

@@ -5,7 +5,16 @@ order.  Labels are mapped by name, splits by usage.
 """
 
 from fer_tfdata.sources.batches import BadRow, OnBadRow, Part, RawBatch, Source
-from fer_tfdata.sources.image_folder import ImageFolder
+from fer_tfdata.sources.image_folder import ImageFolder, parse_expression_names
 from fer_tfdata.sources.kaggle_csv import KaggleCsv
 
-__all__ = ["BadRow", "ImageFolder", "KaggleCsv", "OnBadRow", "Part", "RawBatch", "Source"]
+__all__ = [
+    "BadRow",
+    "ImageFolder",
+    "KaggleCsv",
+    "OnBadRow",
+    "Part",
+    "RawBatch",
+    "Source",
+    "parse_expression_names",
+]

@@ -419,7 +419,7 @@ def _bounded(blocks: Iterable[bytes], file: Path, packed_bytes: int) -> Iterator
     for block in blocks:
         num_bytes += len(block)
         if num_bytes > most:
-            raise _too_large(file, most)
+            raise _too_large(file, packed_bytes)
         yield block
 
 
@@ -427,10 +427,12 @@ def _most_bytes(packed_bytes: int) -> int:
     return min(_MOST_BYTES, max(_HARMLESS_BYTES, _MOST_GROWTH * packed_bytes))
 
 
-def _too_large(file: Path, most: int) -> InputError:
+def _too_large(file: Path, packed_bytes: int) -> InputError:
+    most = _most_bytes(packed_bytes)
+    growth = f" ({_MOST_GROWTH} times its own)" if most == _MOST_GROWTH * packed_bytes else ""
     return InputError(
-        f"{file}: expected an archive that unpacks to at most {most} bytes ({_MOST_GROWTH} times"
-        " its own), received one with more; unpack it yourself if you trust it"
+        f"{file}: expected an archive that unpacks to at most {most} bytes{growth}, received one"
+        " with more; unpack it yourself if you trust it"
     )
 
 
@@ -478,7 +480,7 @@ def _unzip(file: Path, name: str) -> Iterator[bytes]:
         info = archive.getinfo(name)
         packed_bytes = min(info.compress_size, file.stat().st_size)
         if info.file_size > _most_bytes(packed_bytes):
-            raise _too_large(file, _most_bytes(packed_bytes))
+            raise _too_large(file, packed_bytes)
         with archive.open(info) as contents:
             yield from _bounded(iter(lambda: contents.read(_BLOCK_BYTES), b""), file, packed_bytes)
 

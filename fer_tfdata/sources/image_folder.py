@@ -4,9 +4,9 @@
     ROOT/<expression>/**/*.png            # all of it the split `train`
 
 Folders are mapped by name, in any case and with synonyms (`expression_of`, `split_of`), never by
-position.  Kaggle's folder `test/` mixes PublicTest and PrivateTest, but its files' names begin
-with their Usage (`PublicTest_123.jpg`); where a name does, it decides the split and the folder
-does not.
+position: of a corpus that numbers its expressions one says what the numbers mean.  Kaggle's folder
+`test/` mixes PublicTest and PrivateTest, but its files' names begin with their Usage
+(`PublicTest_123.jpg`); where a name does, it decides the split and the folder does not.
 
 Every file in an expression's folder is a row, and what is no image a bad row, so that nothing is
 left out unsaid.  No rows are: dotfiles and `Thumbs.db`, `desktop.ini` and `__MACOSX`, which file
@@ -70,11 +70,14 @@ class ImageFolder:
       root: the folder.
       image_size: height and width of the images that it yields.
       channels: 1 for gray, 3 for RGB.
+      expression_names: what further names of folders mean, in lower case
+        (`parse_expression_names`).
     """
 
     root: Path
     image_size: int = 48
     channels: int = 1
+    expression_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -99,6 +102,8 @@ class ImageFolder:
     def describe(self) -> Mapping[str, Any]:
         r"""Returns the folder's name, its number of files, their bytes, and a SHA-256.
 
+        Where names were given a meaning, that too.
+
         The SHA-256 is that of the lines "path\tsize\n", the paths relative to the root and in the
         rows' order: it identifies the listing, not the pixels.
 
@@ -109,12 +114,15 @@ class ImageFolder:
         digest = hashlib.sha256()
         for path, size in zip(paths, sizes, strict=True):
             digest.update(_as_bytes(f"{path}\t{size}\n"))
-        return {
+        description = {
             "directory": self.root.absolute().name,
             "files": len(paths),
             "bytes": sum(sizes),
             "sha256": digest.hexdigest(),
         }
+        if self.expression_names:
+            description["expression_names"] = dict(sorted(self.expression_names.items()))
+        return description
 
     def parts(self, count: int) -> Sequence["ImageFolderPart"]:
         """Cuts the files into at most `count` consecutive parts of one size, 16 files or more.
@@ -130,14 +138,48 @@ class ImageFolder:
         num_threads = 2 if sum(sizes) >= _PARALLEL_FILE_BYTES * len(sizes) else 1
         return [
             ImageFolderPart(
-                self.root, tuple(paths[start:end]), self.image_size, self.channels, num_threads
+                self.root,
+                tuple(paths[start:end]),
+                self.image_size,
+                self.channels,
+                num_threads,
+                self.expression_names,
             )
             for start, end in itertools.pairwise(bounds)
         ]
 
     @functools.cached_property
     def _listing(self) -> "_Listing":
-        return _list_folder(self.root)
+        return _list_folder(self.root, self.expression_names)
+
+
+def parse_expression_names(texts: Sequence[str]) -> dict[str, str]:
+    """Returns what names of folders mean, the names in lower case.
+
+    Args:
+      texts: `NAME=EXPRESSION`, the expression under any of its names.
+
+    Raises:
+      InputError: one is not of that form, its expression is none, or its name stands there twice
+        or means an expression or a split already.
+    """
+    expressions: dict[str, str] = {}
+    for text in texts:
+        name, _, meaning = (part.strip().lower() for part in text.partition("="))
+        expression = expression_of(meaning)
+        if not name or "/" in name or expression is None:
+            raise InputError(
+                "expression_names: expected the name of a folder, = and one of"
+                f" {', '.join(EIGHT_EXPRESSIONS)}, received {text!r}"
+            )
+        known = expressions.get(name) or expression_of(name) or split_of(name)
+        if known is not None:
+            raise InputError(
+                f"expression_names: expected each name once, and none that has a meaning of its"
+                f" own, received {text!r}, and {name!r} means {known} already"
+            )
+        expressions[name] = expression
+    return expressions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +192,7 @@ class ImageFolderPart:
       image_size: height and width of the images that it yields.
       channels: 1 for gray, 3 for RGB.
       num_threads: how many decode.
+      expression_names: what further names of folders mean.
     """
 
     root: Path
@@ -157,6 +200,7 @@ class ImageFolderPart:
     image_size: int
     channels: int
     num_threads: int
+    expression_names: Mapping[str, str]
 
     def count_rows(self) -> int:
         """Returns the number of files."""
@@ -196,7 +240,7 @@ class ImageFolderPart:
                 reason = str(error).removeprefix(f"{place}: ")
                 bad_rows.append(BadRow(row, str(place), reason))
                 continue
-            split, label = _split_and_label(path)
+            split, label = _split_and_label(path, self.expression_names)
             labels.append(label)
             splits.append(split)
             rows.append(row)
@@ -219,11 +263,11 @@ class ImageFolderPart:
         return images.read_square(path, self.image_size, channels=self.channels)
 
 
-def _split_and_label(path: str) -> tuple[str, int]:
+def _split_and_label(path: str, expression_names: Mapping[str, str]) -> tuple[str, int]:
     """Returns what the names of the folders and the file say; `path` is relative to the root."""
     first, second, *_ = path.split("/")
     split = split_of(first)
-    expression = expression_of(first if split is None else second)
+    expression = _expression_of(first if split is None else second, expression_names)
     for prefix, official_split in _SPLIT_OF_PREFIX.items():
         if _name(path).casefold().startswith(prefix.casefold()):
             split = official_split
@@ -244,8 +288,8 @@ class _Listing:
 _Entry = tuple[str, int]  # path relative to the root, bytes
 
 
-def _list_folder(root: Path) -> _Listing:
-    folders = list(_expression_folders(root))
+def _list_folder(root: Path, expression_names: Mapping[str, str]) -> _Listing:
+    folders = list(_expression_folders(root, expression_names))
     seen = _identities(root, folders)
     paths: list[str] = []
     sizes = array.array("q")
@@ -264,19 +308,28 @@ def _list_folder(root: Path) -> _Listing:
             f"{root}: expected images ({', '.join(sorted(IMAGE_SUFFIXES))}), received"
             f" {len(paths)} files of other kinds, such as {paths[0]}"
         )
-    has_contempt = any(expression_of(_name(folder)) == "contempt" for folder in folders)
+    has_contempt = any(
+        _expression_of(_name(folder), expression_names) == "contempt" for folder in folders
+    )
     return _Listing(paths, sizes, has_contempt)
 
 
-def _expression_folders(root: Path) -> Iterator[str]:
+def _expression_of(name: str, expression_names: Mapping[str, str]) -> str | None:
+    return expression_of(name) or expression_names.get(name.strip().lower())
+
+
+def _expression_folders(root: Path, expression_names: Mapping[str, str]) -> Iterator[str]:
     expressions, splits = ", ".join(EIGHT_EXPRESSIONS), ", ".join(SPLITS)
     for folder in _subfolders(root, ""):
         if split_of(_name(folder)) is not None:
             for inner in _subfolders(root, folder):
-                _check_name(root, inner, f"an expression ({expressions})")
+                if _expression_of(_name(inner), expression_names) is None:
+                    raise _unknown_name(root, inner, f"an expression ({expressions})")
                 yield inner
+        elif _expression_of(_name(folder), expression_names) is None:
+            expected = f"an expression ({expressions}) or a split ({splits})"
+            raise _unknown_name(root, folder, expected)
         else:
-            _check_name(root, folder, f"an expression ({expressions}) or a split ({splits})")
             yield folder
 
 
@@ -298,12 +351,14 @@ def _subfolders(root: Path, folder: str) -> list[str]:
     return subfolders
 
 
-def _check_name(root: Path, folder: str, expected: str) -> None:
-    if expression_of(_name(folder)) is None:
-        raise InputError(
-            f"{root / folder}: expected a folder named after {expected}, received"
-            f" {_name(folder)!r}; rename it, or give the folder in which the expressions' stand"
-        )
+def _unknown_name(root: Path, folder: str, expected: str) -> InputError:
+    name = _name(folder)
+    remedy = "rename it, or give the folder in which the expressions' stand"
+    if name.isdecimal():
+        remedy = f"say what each number means in this corpus, as in --expression_names={name}=happy"
+    return InputError(
+        f"{root / folder}: expected a folder named after {expected}, received {name!r}; {remedy}"
+    )
 
 
 def _identities(root: Path, folders: Sequence[str]) -> set[tuple[int, int]]:

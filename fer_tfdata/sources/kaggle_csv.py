@@ -2,8 +2,9 @@
 
 A row is a line.  The header says where the columns stand (`emotion`, `pixels` and `Usage` in any
 case and order, further ones ignored) and what separates them: a comma, a semicolon or a tab.
-Without `emotion` the rows have no labels.  Without `Usage` they are of `train`, or, where they have
-no labels either, of `test`, as the competition's two files are.  Blank lines are no rows.
+Blanks behind a separator do not count, nor does the case of a usage.  Without `emotion` the rows
+have no labels.  Without `Usage` they are of `train`, or, where they have no labels either, of
+`test`, as the competition's two files are.  Blank lines are no rows.
 """
 
 import collections
@@ -41,7 +42,9 @@ _BLOCKS_AHEAD: Final = 4
 # A row of FER2013 has at most 9,241 bytes; a "line" of this length is some other kind of file.
 _LONGEST_LINE: Final = 1 << 18
 
-_SPLIT_OF_USAGE_BYTES: Final = {name.encode(): split for name, split in SPLIT_OF_USAGE.items()}
+_SPLIT_OF_USAGE_BYTES: Final = {  # in any case
+    name.lower().encode(): split for name, split in SPLIT_OF_USAGE.items()
+}
 _LABEL_OF_BYTES: Final = {str(i).encode(): i for i in range(len(EXPRESSIONS))}
 
 
@@ -305,7 +308,7 @@ def _find_columns(header: bytes, place: str) -> _Columns:
 
 def _column_names(header: str, separator: str) -> list[str]:
     try:
-        names = next(csv.reader([header], delimiter=separator), [])
+        names = next(csv.reader([header], delimiter=separator, skipinitialspace=True), [])
     except csv.Error:
         names = [header]  # which the error about the columns then shows
     return [name.strip() for name in names]
@@ -336,7 +339,7 @@ def _parse_fast(block: _Block, columns: _Columns) -> RawBatch | None:
             label = _LABEL_OF_BYTES.get(fields[columns.emotion])
         split: str | None = columns.only_split
         if columns.usage is not None:
-            split = _SPLIT_OF_USAGE_BYTES.get(fields[columns.usage].strip(b" "))
+            split = _SPLIT_OF_USAGE_BYTES.get(fields[columns.usage].strip(b" ").lower())
         if label is None or split is None:
             return None
         labels.append(label)
@@ -366,6 +369,7 @@ def _fields_fast(line: bytes, columns: _Columns) -> list[bytes] | None:
 def _without_quotes(fields: list[bytes]) -> list[bytes] | None:
     bare = []
     for field in fields:
+        field = field.lstrip(b" ")
         num_quotes = field.count(b'"')
         if num_quotes == 0:
             bare.append(field)
@@ -445,7 +449,8 @@ def _parse_line(line: bytes, columns: _Columns) -> tuple[int, str, list[int]]:
     """Returns label, split and pixels of one line; the ValueError says what is wrong with it."""
     text = line.decode("ascii", errors="backslashreplace")
     try:
-        fields = next(csv.reader([text], delimiter=columns.separator, strict=True))
+        reader = csv.reader([text], delimiter=columns.separator, skipinitialspace=True, strict=True)
+        fields = next(reader)
     except csv.Error as error:
         raise ValueError(f"expected a row of CSV, received one that is not ({error})") from error
     if len(fields) != columns.count:
@@ -469,7 +474,7 @@ def _parse_label(text: str) -> int:
 
 
 def _parse_usage(text: str) -> str:
-    split = SPLIT_OF_USAGE.get(text)
+    split = _SPLIT_OF_USAGE_BYTES.get(text.lower().encode())
     if split is None:
         raise ValueError(
             f"expected a Usage of {', '.join(SPLIT_OF_USAGE)}, received {_shown(text)}"

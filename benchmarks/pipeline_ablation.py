@@ -1,0 +1,319 @@
+"""Measures what each step of the pipeline's design gains, from the usual code to this project's.
+
+    python -m benchmarks.pipeline_ablation --data_dir=data
+
+What is measured, over the images of the training split, from the page cache, each way fetched
+within a TensorFlow graph as `model.fit` does.  Every step keeps those before it:
+
+  streaming_1_usual       TFRecordDataset, shuffle(10,000), a map that parses each example, batch.
+  streaming_2_batched     batch first, then parse a whole batch at a time.
+  streaming_3_permuted    parse windows of 8,192 and permute them instead of a shuffle buffer.
+  streaming_4_by_number   windows that are read by their number, one a core at the same time, and
+                          copied once; pipeline.train_dataset.
+
+  memory_1_usual          from_tensor_slices, shuffle over the whole split, batch.
+  memory_2_permuted       one permutation an epoch, a map that gathers each example, batch.
+  memory_3_gathered       one gather a batch.
+  memory_4_together       small batches gathered together; pipeline.train_dataset.
+"""
+
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from absl import flags
+
+from benchmarks import measure
+from fer_tfdata import command_line
+
+NAME: Final = "pipeline_ablation"
+
+_SEED: Final = 0
+_SHUFFLE_BUFFER: Final = 10_000
+_WINDOW: Final = 8_192
+_FETCHED_AT_ONCE: Final = 8_192  # images
+_EPOCHS: Final = 1 << 40
+
+# TensorFlow is imported where it is used, so that --help need not wait for it.
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Adds this program's flags."""
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "The directory that make_tfrecords wrote (its --output_dir).",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "seconds",
+        2.0,
+        "How long each repeat iterates after its first batch.",
+        lower_bound=0.0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_multi_integer(
+        "batch_size", [32, 256], "Images a batch", lower_bound=1, flag_values=flag_values
+    )
+    measure.define_flags(flag_values, repeats=5)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures, and prints a table and the JSON."""
+    del argv
+    values = flags.FLAGS
+    command_line.import_tensorflow_quietly()
+    from fer_tfdata import records
+
+    logging.disable(logging.WARNING)  # that it streams is what is asked for
+    split = records.open_split(Path(values.data_dir), "train")
+    content = measure.provenance(NAME, repeats=values.repeats)
+    content |= measure_steps(
+        split,
+        batch_sizes=sorted(set(values.batch_size)),
+        seconds=values.seconds,
+        repeats=values.repeats,
+    )
+    _print_report(content)
+    measure.publish(content, values.output_json)
+
+
+def measure_steps(
+    split: Any, *, batch_sizes: Sequence[int], seconds: float, repeats: int
+) -> dict[str, Any]:
+    """Returns images a second of each step, and its gain over the one before it."""
+    steps = design_steps(split)
+    results = measure.interleaved(
+        {
+            f"{name}_batch_{size}": functools.partial(_speed, build, size, seconds)
+            for size in batch_sizes
+            for name, build in steps.items()
+        },
+        repeats,
+    )
+    variants = {}
+    for size in batch_sizes:
+        for name in steps:
+            speeds = results[f"{name}_batch_{size}"]
+            before = _step_before(name, steps)
+            variants[f"{name}_batch_{size}"] = {
+                "batch_size": size,
+                "images_per_second": measure.summary(speeds),
+                "gain": measure.ratios(speeds, results[f"{before}_batch_{size}"])
+                if before
+                else None,
+            }
+    return {"images": split.examples, "seconds": seconds, "variants": variants}
+
+
+def _step_before(name: str, steps: Mapping[str, Any]) -> str | None:
+    way, number, _ = name.split("_", 2)
+    prefix = f"{way}_{int(number) - 1}_"
+    return next((other for other in steps if other.startswith(prefix)), None)
+
+
+def design_steps(split: Any) -> dict[str, Callable[[int], Any]]:
+    """Returns each step: what builds an endless dataset of a batch size."""
+    import tensorflow as tf
+
+    from fer_tfdata import records
+
+    arrays = records.load_split(split, ["image", "label"])
+    images, labels = tf.constant(arrays["image"]), tf.constant(arrays["label"])
+    return {
+        "streaming_1_usual": functools.partial(_parsed_one_by_one, split),
+        "streaming_2_batched": functools.partial(_parsed_in_batches, split),
+        "streaming_3_permuted": functools.partial(_permuted_windows, split),
+        "streaming_4_by_number": functools.partial(_ours, split, memory_budget_bytes=0),
+        "memory_1_usual": functools.partial(_shuffled_slices, images, labels),
+        "memory_2_permuted": functools.partial(_gathered_one_by_one, images, labels),
+        "memory_3_gathered": functools.partial(_gathered_in_batches, images, labels),
+        "memory_4_together": functools.partial(_ours, split, memory_budget_bytes=1 << 40),
+    }
+
+
+def _ours(split: Any, batch_size: int, *, memory_budget_bytes: int) -> Any:
+    from fer_tfdata import pipeline
+
+    return pipeline.train_dataset(
+        split, batch_size=batch_size, seed=_SEED, memory_budget_bytes=memory_budget_bytes
+    )
+
+
+# Streaming.
+
+
+def _records(split: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.data.TFRecordDataset(split.files, buffer_size=8 << 20)
+
+
+def _parse_batch(split: Any) -> Callable[[Any], tuple[Any, Any]]:
+    from fer_tfdata import records
+
+    schema = dataclasses.replace(split.schema, has_votes=False)
+
+    def parse(serialized: Any) -> tuple[Any, Any]:
+        features = records.parse_batch(serialized, schema)
+        return features["image"], features["label"]
+
+    return parse
+
+
+def _parsed_one_by_one(split: Any, batch_size: int) -> Any:
+    import tensorflow as tf
+
+    features = {
+        "image": tf.io.FixedLenFeature([], tf.string),
+        "label": tf.io.FixedLenFeature([], tf.int64),
+    }
+
+    def parse(serialized: Any) -> tuple[Any, Any]:
+        example = tf.io.parse_single_example(serialized, features)
+        pixels = tf.io.decode_raw(example["image"], tf.uint8)
+        return tf.reshape(pixels, split.schema.image_shape), example["label"]
+
+    return (
+        _records(split)
+        .shuffle(_SHUFFLE_BUFFER, seed=_SEED)
+        .repeat()
+        .map(parse, tf.data.AUTOTUNE)
+        .batch(batch_size)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def _parsed_in_batches(split: Any, batch_size: int) -> Any:
+    import tensorflow as tf
+
+    return (
+        _records(split)
+        .shuffle(_SHUFFLE_BUFFER, seed=_SEED)
+        .repeat()
+        .batch(batch_size)
+        .map(_parse_batch(split), tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def _permuted_windows(split: Any, batch_size: int) -> Any:
+    import tensorflow as tf
+
+    parse = _parse_batch(split)
+
+    def permute(number: Any, serialized: Any) -> tuple[Any, Any]:
+        images, labels = parse(serialized)
+        batches = tf.size(labels) // batch_size
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(tf.size(labels)), seed=tf.stack([tf.constant(_SEED, tf.int64), number])
+        )[: batches * batch_size]
+        return (
+            tf.reshape(tf.gather(images, order), (-1, batch_size, *split.schema.image_shape)),
+            tf.reshape(tf.gather(labels, order), (-1, batch_size)),
+        )
+
+    return (
+        _records(split)
+        .repeat()
+        .batch(_WINDOW)
+        .enumerate()
+        .map(permute, tf.data.AUTOTUNE)
+        .unbatch()
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+# In memory.
+
+
+def _shuffled_slices(images: Any, labels: Any, batch_size: int) -> Any:
+    import tensorflow as tf
+
+    return (
+        tf.data.Dataset.from_tensor_slices((images, labels))
+        .shuffle(len(images), seed=_SEED)
+        .repeat()
+        .batch(batch_size, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def _permutations(count: int) -> Any:
+    """Returns the positions of endless epochs, each a permutation."""
+    import tensorflow as tf
+
+    def permutation(epoch: Any) -> Any:
+        seed = tf.stack([tf.constant(_SEED, tf.int64), epoch])
+        return tf.random.experimental.stateless_shuffle(tf.range(count), seed=seed)
+
+    return tf.data.Dataset.range(_EPOCHS).map(permutation)
+
+
+def _gathered_one_by_one(images: Any, labels: Any, batch_size: int) -> Any:
+    import tensorflow as tf
+
+    return (
+        _permutations(len(images))
+        .unbatch()
+        .map(lambda position: (images[position], labels[position]), tf.data.AUTOTUNE)
+        .batch(batch_size, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def _gathered_in_batches(images: Any, labels: Any, batch_size: int) -> Any:
+    import tensorflow as tf
+
+    whole = len(images) // batch_size * batch_size
+    return (
+        _permutations(len(images))
+        .map(lambda order: tf.reshape(order[:whole], (-1, batch_size)))
+        .unbatch()
+        .map(lambda batch: (tf.gather(images, batch), tf.gather(labels, batch)), tf.data.AUTOTUNE)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def _speed(build: Callable[[int], Any], batch_size: int, seconds: float) -> float:
+    fetch = measure.fetching(iter(build(batch_size)))
+    at_once = max(1, _FETCHED_AT_ONCE // batch_size)
+    fetch(at_once)  # fills the buffers
+    batches, elapsed = 0, 0.0
+    start = time.perf_counter()
+    while batches == 0 or elapsed < seconds:
+        fetch(at_once)
+        batches += at_once
+        elapsed = time.perf_counter() - start
+    return batches * batch_size / elapsed
+
+
+def _print_report(content: Mapping[str, Any]) -> None:
+    measure.print_machine(content)
+    print(f"{content['images']} images")
+    measure.print_table(
+        ["variant", "images/s [min, max]", "against the step before"],
+        [
+            [
+                name,
+                measure.spread(variant["images_per_second"]),
+                measure.times_as_fast(variant["gain"]) if variant["gain"] else "",
+            ]
+            for name, variant in content["variants"].items()
+        ],
+    )
+    print()
+
+
+def run() -> None:
+    """The command."""
+    command_line.run(main, define_flags, __doc__)
+
+
+if __name__ == "__main__":
+    run()
