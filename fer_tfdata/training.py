@@ -52,7 +52,12 @@ _log = logging.getLogger(__name__)
 
 
 def train(
-    config: TrainConfig, run_dir: Path, *, resume: bool = False, verify: bool = False
+    config: TrainConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    verify: bool = False,
+    profile_steps: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Trains, and leaves the run directory complete.
 
@@ -65,6 +70,8 @@ def train(
       resume: continues the run that stands there from its last completed epoch; starts one where
         there is none.
       verify: compares the shards' checksums before they are used.
+      profile_steps: the first and the last step of this process to profile for TensorBoard,
+        counted from 1.
 
     Returns:
       The content of `metrics.json`.
@@ -87,7 +94,7 @@ def train(
             _log.warning("%s is complete; nothing is left to train", run.root)
             finished: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8"))
             return finished
-        return _run(config, run, policy, train_split, validation_split)
+        return _run(config, run, policy, train_split, validation_split, profile_steps)
 
 
 def _check_data(
@@ -113,6 +120,7 @@ def _run(
     policy: str,
     train_split: records.Split,
     validation_split: records.Split,
+    profile_steps: tuple[int, int] | None,
 ) -> dict[str, Any]:
     steps = pipeline.steps_per_epoch(train_split, config.batch_size, config.labels)
 
@@ -139,7 +147,7 @@ def _run(
             validation_data=pipeline.eval_dataset(
                 validation_split, labels=config.labels, batch_size=_EVAL_BATCH
             ),
-            callbacks=_callbacks(run, config, backup, past, steps),
+            callbacks=_callbacks(run, config, backup, past, steps, profile_steps),
             shuffle=False,  # the dataset is, and Keras would warn that it cannot
             verbose=0,
         )
@@ -266,6 +274,7 @@ def _callbacks(
     backup: Backup,
     past: Sequence[Mapping[str, float]],
     steps: int,
+    profile_steps: tuple[int, int] | None,
 ) -> list[keras.callbacks.Callback]:
     """Returns the callbacks in the order that a kill between two of them asks for.
 
@@ -288,7 +297,7 @@ def _callbacks(
         keras.callbacks.ModelCheckpoint(
             run.checkpoints / "last.weights.h5", save_weights_only=True
         ),
-        keras.callbacks.TensorBoard(run.tensorboard),
+        keras.callbacks.TensorBoard(run.tensorboard, profile_batch=profile_steps or 0),
         keras.callbacks.CSVLogger(run.history, append=True),
         backup,
         *progress_bar(config.epochs, steps, initial_epoch=len(past)),

@@ -14,6 +14,7 @@ from absl import flags
 
 from fer_tfdata import command_line
 from fer_tfdata.augmentation_config import PLACEMENTS, AugmentationConfig
+from fer_tfdata.errors import InputError
 from fer_tfdata.ferplus import LABELS
 from fer_tfdata.train_config import MODELS, PRECISIONS, TrainConfig
 
@@ -94,6 +95,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "none.",
         flag_values=flag_values,
     )
+    flags.DEFINE_list(
+        "profile_steps",
+        None,
+        "FIRST,LAST: records what the machine does in these steps of this process, counted from 1, "
+        "for TensorBoard's Profile tab (extra: profile).",
+        flag_values=flag_values,
+    )
     flags.DEFINE_bool(
         "verify",
         False,
@@ -121,6 +129,24 @@ def _define_augmentation_flags(flag_values: flags.FlagValues) -> None:
     )
 
 
+def profile_steps(values: Sequence[str] | None) -> tuple[int, int] | None:
+    """Returns the first and the last step that --profile_steps names.
+
+    Raises:
+      InputError: it names something else.
+    """
+    if values is None:
+        return None
+    if len(values) == 2 and all(value.isdecimal() for value in values):
+        first, last = (int(value) for value in values)
+        if 1 <= first <= last:
+            return first, last
+    raise InputError(
+        "profile_steps: expected the first and the last step to profile, counted from 1, like "
+        f"20,30; received {','.join(values)!r}"
+    )
+
+
 def config_from_flags(flag_values: flags.FlagValues) -> TrainConfig:
     """Returns the configuration that the flags give."""
     names = {field.name for field in dataclasses.fields(TrainConfig)} - {"augmentation"}
@@ -136,11 +162,14 @@ def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     config = config_from_flags(values)
+    steps = profile_steps(values.profile_steps)
     command_line.import_tensorflow_quietly()
     from fer_tfdata import training
 
     run_dir = Path(values.run_dir)
-    metrics = training.train(config, run_dir, resume=values.resume, verify=values.verify)
+    metrics = training.train(
+        config, run_dir, resume=values.resume, verify=values.verify, profile_steps=steps
+    )
     low, high = metrics["accuracy_ci95"]
     print(f"{run_dir}")
     print(
