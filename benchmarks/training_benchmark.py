@@ -11,13 +11,14 @@ What is measured, each in an epoch of --steps steps that follows one like it in 
 
 All of them repeat one batch, so that no input is waited for.  With --data_dir, ours also trains
 under the policy that `auto` means here, once fed as training feeds it (pipeline.train_dataset
-with random_flip) and once with the repeated batch; the ratio is the input's cost.
+with its usual augmentation) and once with the repeated batch; the ratio is the input's cost.
 
 TFLOP/s counts the multiplications and additions of the convolutions and dense layers, three times
 the forward pass's a step.  The peak is that of tf.matmul of two square matrices of the same type,
 measured in the same rounds.
 """
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from absl import flags
 
 from benchmarks import measure
 from fer_tfdata import command_line
+from fer_tfdata.augmentation_config import AugmentationConfig
 from fer_tfdata.expressions import EXPRESSIONS
 
 NAME: Final = "training_benchmark"
@@ -148,7 +150,11 @@ def measure_input_cost(
         split,
         batch_size=batch_size,
         seed=_SEED,
-        augment=augmentation.random_flip,
+        augment=functools.partial(
+            augmentation.augment,
+            config=AugmentationConfig(),
+            num_classes=len(split.schema.expressions),
+        ),
     )
     model = _our_model(policy, split.schema)
     variants = {

@@ -7,6 +7,7 @@ What an iterator's state would be is two integers, the seed and the step: a data
 a step yields what one that came from the beginning yields from there on.
 """
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -86,17 +87,8 @@ def train_dataset(
         process_count=process_count,
     )
 
-    def augmented(batches: tf.data.Dataset, first_step: int | tf.Tensor) -> tf.data.Dataset:
-        if augment is None:
-            return batches
-        return batches.enumerate(first_step).map(
-            lambda step, batch: augment(
-                batch[0], batch[1], _augmentation_seed(seed, step, schedule)
-            ),
-            tf.data.AUTOTUNE,
-        )
-
-    if data_service_address is None and _fits(split, memory_budget_bytes):
+    augmented = functools.partial(_augmented, augment=augment, seed=seed, schedule=schedule)
+    if data_service_address is None and _image_bytes(split) <= memory_budget_bytes:
         batches = _in_memory(split, labels, schedule, seed=seed, start_step=start_step)
         return _prefetch(augmented(batches, start_step))
     windows = Windows(
@@ -105,23 +97,18 @@ def train_dataset(
     )
     reader = streaming.WindowReader(split, labels, seed=seed, windows=windows)
     first, skipped = windows.start_at(start_step)
-    if data_service_address is None:
-        _log.warning(
-            "%s: %d MB of images exceed the memory budget of %d MB: streaming from the shards, "
-            "shuffled in windows of %d images",
-            split.name,
-            _image_bytes(split) >> 20,
-            memory_budget_bytes >> 20,
-            windows.size,
-        )
-        return _prefetch(augmented(_streaming(reader, first).skip(skipped), start_step))
-
-    def make_window(number: tf.Tensor) -> Any:
-        batches = augmented(reader.cut(*reader.read(number)), windows.first_step(number))
-        return batches.batch(windows.steps_per_window).get_single_element()
-
-    served = data_service.map_windows(make_window, first=first, address=data_service_address)
-    return _prefetch(served.unbatch().skip(skipped))
+    if data_service_address is not None:
+        batches = _served(reader, windows, augmented, first=first, address=data_service_address)
+        return _prefetch(batches.skip(skipped))
+    _log.warning(
+        "%s: %d MB of images exceed the memory budget of %d MB: streaming from the shards, "
+        "shuffled in windows of %d images",
+        split.name,
+        _image_bytes(split) >> 20,
+        memory_budget_bytes >> 20,
+        windows.size,
+    )
+    return _prefetch(augmented(_streaming(reader, first).skip(skipped), start_step))
 
 
 def eval_dataset(
@@ -236,16 +223,43 @@ def _streaming(reader: streaming.WindowReader, first: int) -> tf.data.Dataset:
     )
 
 
-def _fits(split: records.Split, memory_budget_bytes: int) -> bool:
-    return _image_bytes(split) <= memory_budget_bytes
+def _served(
+    reader: streaming.WindowReader,
+    windows: Windows,
+    augmented: Callable[[tf.data.Dataset, tf.Tensor], tf.data.Dataset],
+    *,
+    first: int,
+    address: str,
+) -> tf.data.Dataset:
+    def make_window(number: tf.Tensor) -> Any:
+        batches = augmented(reader.cut(*reader.read(number)), windows.first_step(number))
+        return batches.batch(windows.steps_per_window).get_single_element()
+
+    return data_service.map_windows(make_window, first=first, address=address).unbatch()
+
+
+def _augmented(
+    batches: tf.data.Dataset,
+    first_step: int | tf.Tensor,
+    *,
+    augment: Augment | None,
+    seed: int,
+    schedule: Schedule,
+) -> tf.data.Dataset:
+    """Returns batches that begin with a step of the run, each changed with a seed of its own."""
+    if augment is None:
+        return batches
+
+    def change(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[Any, Any]:
+        # A number for each step of each process.
+        number = step * schedule.process_count + schedule.process_index
+        return augment(batch[0], batch[1], fold(seed, AUGMENTATION, number))
+
+    return batches.enumerate(first_step).map(change, tf.data.AUTOTUNE)
 
 
 def _image_bytes(split: records.Split) -> int:
     return split.examples * math.prod(split.schema.image_shape)
-
-
-def _augmentation_seed(seed: int, step: tf.Tensor, schedule: Schedule) -> tf.Tensor:
-    return fold(seed, AUGMENTATION, step * schedule.process_count + schedule.process_index)
 
 
 def _prefetch(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -1,3 +1,4 @@
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -373,7 +374,8 @@ def change(manifest: dict[str, Any], data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 2))):
         holder, key = data.draw(st.sampled_from(list(places(manifest))))
         if data.draw(st.integers(0, 4)):
-            holder[key] = data.draw(ODD_VALUES)
+            # A copy, since the next change may be to what is put in now.
+            holder[key] = copy.deepcopy(data.draw(ODD_VALUES))
         else:
             del holder[key]
 

@@ -1,9 +1,7 @@
 import csv
 import dataclasses
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -241,7 +239,9 @@ def test_a_damaged_backup_is_said(config, tmp_path, monkeypatch) -> None:
 
 
 def program(config: TrainConfig, run_dir: Path) -> list[str]:
-    flags = [f"--{f.name}={getattr(config, f.name)}" for f in dataclasses.fields(config)]
+    values = dataclasses.asdict(config)
+    values |= values.pop("augmentation")
+    flags = [f"--{name}={value}" for name, value in values.items() if value is not None]
     return [sys.executable, "-m", "tools.train", "--resume", f"--run_dir={run_dir}", *flags]
 
 
@@ -257,7 +257,7 @@ def kill_after(command: list[str], run_dir: Path, *, new_epochs: int, delay: flo
         time.sleep(0.02)
     time.sleep(delay)
     ended = process.poll() is not None
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     return not ended
 

@@ -1,0 +1,31 @@
+import pytest
+from absl import flags
+
+from fer_tfdata import training
+from fer_tfdata.errors import InputError
+from fer_tfdata.train_config import TrainConfig
+from tools import train
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(None, None), ("20,30", (20, 30)), ("5,5", (5, 5)), (" 1, 2", (1, 2))]
+)
+def test_profile_steps(given, expected) -> None:
+    values = flags.FlagValues()
+    train.define_flags(values)
+    arguments = ["train", "--data_dir=data", "--run_dir=run"]
+    values(arguments + ([f"--profile_steps={given}"] if given else []))
+    assert train.profile_steps(values.profile_steps) == expected
+
+
+@pytest.mark.parametrize("given", ["", "5", "5,4", "0,3", "1,2,3", "a,b", "-1,2"])
+def test_other_profile_steps_are_refused(given) -> None:
+    with pytest.raises(InputError, match="profile_steps: expected the first and the last step"):
+        train.profile_steps(given.split(","))
+
+
+def test_the_steps_asked_for_are_profiled(demo_data_dir, tmp_path) -> None:
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=1, batch_size=35, precision="float32")
+    training.train(config, tmp_path / "run", profile_steps=(2, 3))
+    (profile,) = (tmp_path / "run" / "tensorboard").rglob("*.xplane.pb")
+    assert b"Iterator" in profile.read_bytes()
