@@ -234,41 +234,6 @@ def test_the_usual_loop_writes_what_ours_writes(demo_csv, demo_data_dir, tmp_pat
     np.testing.assert_array_equal(pixels.reshape(images.shape), images)
 
 
-def test_pipeline(run_program, demo_data_dir, tmp_path):
-    image_dir = tmp_path / "images"
-    table, content = run_program(
-        pipeline_benchmark,
-        f"--data_dir={demo_data_dir}",
-        f"--image_dir={image_dir}",
-        "--images=50",
-        "--batch_size=16",
-        "--seconds=0.01",
-        "--repeats=2",
-    )
-    check_promises(pipeline_benchmark, content, repeats=2)
-    assert content["images"] == 50
-    assert {name: v["dtype"] for name, v in content["variants"].items()} == {
-        "ours_in_memory": "uint8",
-        "ours_streaming": "uint8",
-        "image_dataset": "float32",
-        "image_generator": "float32",
-        "numpy_permutation": "uint8",
-    }
-    for name, variant in content["variants"].items():
-        assert name in table
-        for key in ("images_per_second", "first_batch_seconds", "share_of_numpy_permutation"):
-            check_summary(variant[key], repeats=2)
-    assert content["variants"]["image_dataset"]["ratio_to_image_dataset"]["raw"] == [1, 1]
-    assert len(list(image_dir.glob("png/*/*.png"))) == 50
-    assert len(list(image_dir.glob("jpeg/*/*.jpg"))) == 50
-
-
-def test_image_files_go_into_an_empty_directory(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(InputError, match="in use"):
-        pipeline_benchmark.write_image_files(np.zeros((0, 48, 48, 1)), np.zeros(0), tmp_path)
-
-
 def test_the_input_cost_of_training(demo_data_dir):
     content = training_benchmark.measure_input_cost(demo_data_dir, repeats=1, steps=1, batch_size=2)
     assert content["variants"].keys() == {"pipeline", "repeated_batch"}

@@ -85,7 +85,15 @@ def test_programs_do_not_import_each_other() -> None:
     "module",
     [
         *("", "expressions", "sources", "ferplus", "near_duplicates", "audit", "demo_faces"),
-        *("conversion_config", "train_config", "command_line", "images", "faces"),
+        *(
+            "augmentation_config",
+            "schedule",
+            "conversion_config",
+            "train_config",
+            "command_line",
+            "images",
+            "faces",
+        ),
     ],
 )
 def test_light_modules_import_no_tensorflow(module: str) -> None:

@@ -1,7 +1,9 @@
 import csv
 import dataclasses
+import functools
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_tfdata import conversion, ferplus, records, training
+from fer_tfdata import conversion, data_service, ferplus, pipeline, records, training
+from fer_tfdata.augmentation_config import AugmentationConfig
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
 from fer_tfdata.run_directory import RunDirectory, load_model
@@ -460,3 +463,86 @@ def test_images_without_labels_are_refused_before_anything_is_made(tmp_path, spl
     with pytest.raises(InputError, match=rf"split '{split}': expected a label for every image"):
         training.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+AUGMENTATION = AugmentationConfig(shift=0.1, rotation=15, zoom=0.1, erasing=0.25, mixup=0.2)
+
+
+@pytest.fixture
+def augmented_config(config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(config, augmentation=AUGMENTATION)
+
+
+def test_augmenting_in_the_input_or_on_the_device_trains_the_same_weights(
+    augmented_config, tmp_path
+) -> None:
+    weights = []
+    for augment_on in ("input", "device"):
+        config = dataclasses.replace(augmented_config, augment_on=augment_on, epochs=1)
+        training.train(config, tmp_path / augment_on)
+        weights.append(last_weights(tmp_path / augment_on, config))
+    assert all((a == b).all() for a, b in zip(*weights, strict=True))
+
+
+def test_soft_labels_are_validated_against_the_hard_ones(augmented_config, tmp_path) -> None:
+    metrics = training.train(augmented_config, tmp_path / "run")
+    best = max(history(tmp_path / "run"), key=lambda row: float(row["val_accuracy"]))
+    assert metrics["accuracy"] == pytest.approx(float(best["val_accuracy"]))
+    assert metrics["nll"] == pytest.approx(float(best["val_loss"]), rel=1e-3)
+
+
+def test_a_change_of_the_augmentation_is_refused_by_its_name(
+    augmented_config, trained_run, tmp_path
+) -> None:
+    run_dir = shutil.copytree(trained_run, tmp_path / "run")
+    config = dataclasses.replace(augmented_config, batch_size=35)
+    with pytest.raises(InputError, match=r"shift 0\.0 \(now 0\.1\), .*mixup 0\.0 \(now 0\.2\)"):
+        training.train(config, run_dir, resume=True)
+
+
+def test_a_run_from_before_there_was_a_choice_is_continued(
+    demo_data_dir, trained_run, tmp_path
+) -> None:
+    run_dir = shutil.copytree(trained_run, tmp_path / "run")
+    written = json.loads((run_dir / "config.json").read_text())
+    for name in ("augmentation", "augment_on", "data_service"):
+        del written[name]
+    (run_dir / "config.json").write_text(json.dumps(written))
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
+    assert training.train(config, run_dir, resume=True)["examples"] == 35
+
+
+def test_a_data_service_that_is_not_there_is_refused_before_anything_is_made(
+    config, tmp_path
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"grpc://127.0.0.1:{unused.getsockname()[1]}"
+    with pytest.raises(InputError, match=f"{address}: expected a tf.data service dispatcher"):
+        training.train(dataclasses.replace(config, data_service=address), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_service_trains_the_weights_of_what_is_streamed_here(
+    config, monkeypatch, tmp_path
+) -> None:
+    dispatcher, port = data_service.start_dispatcher(port=0)
+    address = f"grpc://127.0.0.1:{port}"
+    workers = [
+        data_service.start_worker(dispatcher=address, host="127.0.0.1", port=0)[0] for _ in range(2)
+    ]
+    served = dataclasses.replace(config, data_service=address)
+    training.train(served, tmp_path / "served")
+    for server in (*workers, dispatcher):
+        server.stop()
+    streamed = functools.partial(pipeline.train_dataset, memory_budget_bytes=0)
+    monkeypatch.setattr(pipeline, "train_dataset", streamed)
+    training.train(config, tmp_path / "streamed")
+    weights = [last_weights(tmp_path / name, config) for name in ("served", "streamed")]
+    assert all((a == b).all() for a, b in zip(*weights, strict=True))
+    # The address may be another one when a run goes on, but not none.
+    training.train(
+        dataclasses.replace(config, data_service="grpc://127.0.0.1:1"),
+        tmp_path / "served",
+        resume=True,
+    )

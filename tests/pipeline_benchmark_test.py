@@ -1,0 +1,137 @@
+import contextlib
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from benchmarks import pipeline_benchmark
+from benchmarks.pipeline_peers import PEERS, open_inputs, write_image_files
+from fer_tfdata.errors import InputError
+from tests.benchmarks_test import check_promises, check_summary, run_program
+
+__all__ = ["run_program"]  # a fixture
+
+INSTALLED = [
+    name
+    for name, peer in PEERS.items()
+    if all(importlib.util.find_spec(module.split(".")[0]) for module in peer.modules)
+]
+# What shuffles a buffer mixes epochs, JPEG is not lossless, and augmentation changes images.
+SHUFFLES_A_BUFFER = {"tfds", "dali_records"}
+NOT_THE_IMAGES = {"image_generator", "ours_in_memory_augmented", "ours_streaming_augmented"}
+BATCH_SIZE = 20
+
+
+@pytest.fixture(scope="module")
+def inputs(demo_data_dir, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("race") / "inputs"
+    inputs = open_inputs(demo_data_dir, directory, BATCH_SIZE)
+    write_image_files(inputs)
+    return inputs
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_feed_gives_the_split_s_images_with_their_labels(inputs, name) -> None:
+    peer = PEERS[name]
+    if peer.prepare is not None:
+        peer.prepare(inputs)
+    label_of = {
+        image.tobytes(): label
+        for image, label in zip(inputs.images, inputs.labels.tolist(), strict=True)
+    }
+    seen = []
+    with contextlib.closing(pipeline_benchmark._closable(peer.feed(inputs))) as feed:
+        while len(seen) < len(inputs.images):
+            images, labels = (np.asarray(array) for array in next(feed)[:2])
+            assert images.shape[1:] == (48, 48, 1)
+            assert len(images) == len(labels)
+            if name in NOT_THE_IMAGES:
+                seen += labels.tolist()
+                continue
+            for image, label in zip(images.astype(np.uint8), labels.tolist(), strict=True):
+                assert label_of[image.tobytes()] == label
+                seen.append(image.tobytes())
+    if name in NOT_THE_IMAGES:
+        assert sorted(seen) == sorted(label_of.values())
+    elif name not in SHUFFLES_A_BUFFER:
+        assert set(seen[: len(label_of)]) == set(label_of)
+    if name != "memory_bandwidth":
+        assert seen[:BATCH_SIZE] != list(label_of)[:BATCH_SIZE]  # shuffled
+
+
+def test_the_race(run_program, demo_data_dir, tmp_path) -> None:
+    chart = tmp_path / "chart.png"
+    table, content = run_program(
+        pipeline_benchmark,
+        f"--data_dir={demo_data_dir}",
+        *("--seconds=0", "--repeats=1", "--batch_size=35", f"--chart_png={chart}"),
+        "--variants=ours_in_memory,ours_streaming,numpy_permutation",
+    )
+    check_promises(pipeline_benchmark, content, repeats=1)
+    assert content["variants"].keys() == {"ours_in_memory", "ours_streaming", "numpy_permutation"}
+    assert content["images"] == 140
+    for name, variant in content["variants"].items():
+        assert name in table
+        assert variant["dtype"] == "uint8"
+        check_summary(variant["images_per_second"], repeats=1)
+        check_summary(variant["first_batch_seconds"], repeats=1)
+    check_summary(content["variants"]["numpy_permutation"]["ours_streaming_to_this"], repeats=1)
+    assert "target streaming, images/s: 200,000.00; received " in table
+    with Image.open(chart) as picture:
+        assert min(picture.size) > 200
+
+
+def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(
+    inputs, demo_data_dir, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    reason = pipeline_benchmark.why_not("torch_folder", demo_data_dir, inputs.directory, 20)
+    assert reason is not None
+    assert reason.startswith("not installed (extra: peers): ")
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(InputError, match="--variants: expected some of ours_in_memory, .*received"):
+        pipeline_benchmark._known(["ours_in_memory", "theirs"])
+
+
+def test_every_variant_stands_in_the_help() -> None:
+    for name, peer in PEERS.items():
+        assert f"{name} " in pipeline_benchmark.description()
+        assert peer.note in pipeline_benchmark.description()
+    values = flags.FlagValues()
+    pipeline_benchmark.define_flags(values)
+    assert values["variants"].default == list(PEERS)
+
+
+def test_losses_are_counted_as_such() -> None:
+    def variant(speed: float, **ratios: float) -> dict:
+        return {
+            "images_per_second": {"median": speed},
+            "first_batch_seconds": {"median": 0.5},
+            **{name: {"median": ratio} for name, ratio in ratios.items()},
+        }
+
+    content = {
+        "batch_size": 256,
+        "variants": {
+            "ours_in_memory": variant(900_000),
+            "ours_streaming": variant(300_000),
+            "dali_records": variant(400_000, ours_streaming_to_this=0.75),
+            "numpy_permutation": variant(3_000_000, ours_in_memory_to_this=0.3),
+        },
+    }
+    verdicts = {
+        what: received >= least for what, least, received in pipeline_benchmark.targets(content)
+    }
+    assert verdicts == {
+        "in memory, images/s": False,
+        "in memory, of numpy_permutation": True,
+        "in memory, seconds to the first batch": True,
+        "streaming, images/s": True,
+        "streaming, against dali_records": False,
+        "streaming, seconds to the first batch": True,
+    }
