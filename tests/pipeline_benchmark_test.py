@@ -94,7 +94,7 @@ def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(
 
 
 def test_an_unknown_variant_is_refused() -> None:
-    with pytest.raises(InputError, match="--variants: expected some of ours_in_memory, .*received"):
+    with pytest.raises(InputError, match=r"--variants: expected some of ours_in_memory, .*received"):
         pipeline_benchmark._known(["ours_in_memory", "theirs"])
 
 
