@@ -128,7 +128,9 @@ def race(
         directory = Path(temporary) / "inputs"
         inputs = open_inputs(data_dir, directory, batch_size)
         pipeline.steps_per_epoch(inputs.split, batch_size)  # refuses a batch larger than the split
-        write_image_files(inputs)
+        directory.mkdir()
+        if any(PEERS[name].image_files for name in names):
+            write_image_files(inputs)
         # Each in a process of its own: threads that stay, and what a library does to the
         # allocation of memory, are no cost of the next one's.
         skipped = {}

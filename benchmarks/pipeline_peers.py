@@ -9,8 +9,6 @@ import dataclasses
 import functools
 import io
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -73,12 +71,14 @@ class Peer:
       note: what a comparison must know.
       modules: what must be importable.
       prepare: writes what it reads, once and untimed.
+      image_files: whether it reads those of `write_image_files`.
     """
 
     feed: Callable[[Inputs], Feed]
     note: str
     modules: Sequence[str] = ()
     prepare: Callable[[Inputs], None] | None = None
+    image_files: bool = False
 
 
 def write_image_files(inputs: Inputs) -> None:
@@ -141,11 +141,12 @@ def _image_dataset(inputs: Inputs) -> Feed:
 
 def _image_generator(inputs: Inputs) -> Feed:
     import tensorflow as tf
+    from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
     generator = tf.keras.preprocessing.image.ImageDataGenerator()
     # It prints how many files it found, and stdout is for the results.
     with contextlib.redirect_stdout(io.StringIO()):
-        feed = generator.flow_from_directory(
+        images = generator.flow_from_directory(
             inputs.directory / "jpeg",
             classes=list(EXPRESSIONS),
             color_mode="grayscale",
@@ -155,7 +156,8 @@ def _image_generator(inputs: Inputs) -> Feed:
             shuffle=True,
             seed=SEED,
         )
-    return iter(feed)
+    images.workers = joblib.cpu_count()
+    return _epochs_of_adapter(PyDatasetAdapter(images, shuffle=True))
 
 
 def _py_dataset(inputs: Inputs) -> Feed:
@@ -177,10 +179,8 @@ def _py_dataset(inputs: Inputs) -> Feed:
 
     rng = np.random.default_rng(SEED)
     order = rng.permutation(len(inputs.images))
-    # Threads: processes would copy every batch, and slicing arrays lets others run.
-    batches = Batches(workers=joblib.cpu_count(), use_multiprocessing=False, max_queue_size=10)
-    adapter = PyDatasetAdapter(batches, shuffle=False)
-    return _epochs_of_adapter(adapter)
+    # One worker, Keras's own choice: more of them are slower here.
+    return _epochs_of_adapter(PyDatasetAdapter(Batches(), shuffle=False))
 
 
 def _fit_numpy(inputs: Inputs) -> Feed:
@@ -193,41 +193,46 @@ def _fit_numpy(inputs: Inputs) -> Feed:
 
 
 def _epochs_of_adapter(adapter: Any) -> Feed:
-    """Iterates as `fit` does, which asks each epoch for the rest of one dataset."""
-    try:
-        while True:
-            adapter.on_epoch_begin()
-            yield from itertools.islice(iter(adapter.get_tf_dataset()), adapter.num_batches)
+    """Iterates as `fit` does: over one dataset, once an epoch."""
+    dataset = adapter.get_tf_dataset()
+    while True:
+        adapter.on_epoch_begin()
+        try:
+            yield from itertools.islice(iter(dataset), adapter.num_batches)
+        finally:
             adapter.on_epoch_end()
-    finally:
-        adapter.on_epoch_end()
 
 
-def _tfds(inputs: Inputs) -> Feed:
+def _tfds(inputs: Inputs, *, cached: bool) -> Feed:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    directory = inputs.split.directory
-    builder = tfds.builder_from_directory(directory)
+    builder = tfds.builder_from_directory(inputs.split.directory)
     dataset = builder.as_dataset(split=inputs.split.name, shuffle_files=True, as_supervised=True)
-    return iter(
-        dataset.shuffle(_SHUFFLE_BUFFER, seed=SEED)
-        .repeat()
-        .batch(inputs.batch_size)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    if cached:
+        dataset = dataset.cache().shuffle(len(inputs.images), seed=SEED)
+    else:
+        dataset = dataset.shuffle(_SHUFFLE_BUFFER, seed=SEED)
+    return iter(dataset.repeat().batch(inputs.batch_size).prefetch(tf.data.AUTOTUNE))
 
 
 # DALI.
 
 
 def _index_shards(inputs: Inputs) -> None:
+    """Writes what DALI's tfrecord2idx writes, without its import of TensorFlow for each file."""
+    from fer_tfdata.records import FRAME_BYTES
+
     indices = inputs.directory / "dali_index"
     indices.mkdir()
-    program = Path(sys.executable).parent / "tfrecord2idx"  # DALI's, for this interpreter
     for file in inputs.split.files:
-        index = indices / Path(file).name
-        subprocess.run([sys.executable, program, file, index], check=True, capture_output=True)
+        content = Path(file).read_bytes()
+        lines, offset = [], 0
+        while offset < len(content):
+            size = int.from_bytes(content[offset : offset + 8], "little") + FRAME_BYTES
+            lines.append(f"{offset} {size}\n")
+            offset += size
+        (indices / Path(file).name).write_text("".join(lines), encoding="ascii")
 
 
 def _dali_records(inputs: Inputs) -> Feed:
@@ -262,7 +267,7 @@ def _dali_images(inputs: Inputs) -> Feed:
             shuffle_after_epoch=True,
             seed=SEED,
         )
-        return fn.experimental.decoders.image(encoded, output_type=types.GRAY), labels
+        return fn.decoders.image(encoded, output_type=types.GRAY), labels
 
     # DALI counts the folders in alphabetical order.
     label_of = np.array([EXPRESSIONS.index(name) for name in sorted(EXPRESSIONS)])
@@ -380,7 +385,7 @@ class _ImageFolder:
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path = self._files[index]
         with Image.open(path) as image:
-            return np.asarray(image)[:, :, np.newaxis], EXPRESSIONS.index(path.parent.name)
+            return np.array(image)[:, :, np.newaxis], EXPRESSIONS.index(path.parent.name)
 
 
 # Ceilings.
@@ -422,14 +427,25 @@ PEERS: Final[Mapping[str, Peer]] = {
         feed=functools.partial(_ours, memory_budget_bytes=0, augmented=True), note="the same"
     ),
     "image_dataset": Peer(
-        feed=_image_dataset, note="keras.utils.image_dataset_from_directory over PNG"
+        feed=_image_dataset,
+        image_files=True,
+        note="keras.utils.image_dataset_from_directory over PNG",
     ),
     "image_generator": Peer(
-        feed=_image_generator, note="ImageDataGenerator().flow_from_directory over JPEG"
+        feed=_image_generator,
+        image_files=True,
+        note="ImageDataGenerator().flow_from_directory over JPEG",
     ),
     "py_dataset": Peer(feed=_py_dataset, note="keras.utils.PyDataset over arrays, as fit takes it"),
     "fit_numpy": Peer(feed=_fit_numpy, note="what fit makes of arrays"),
-    "tfds": Peer(feed=_tfds, note="tfds, shuffle(10,000), batch, prefetch; of our shards"),
+    "tfds": Peer(
+        feed=functools.partial(_tfds, cached=False),
+        note="tfds.load of our shards, shuffle(10,000), batch, prefetch",
+    ),
+    "tfds_cached": Peer(
+        feed=functools.partial(_tfds, cached=True),
+        note="the same with cache(), and shuffled as a whole",
+    ),
     "dali_records": Peer(
         feed=_dali_records,
         prepare=_index_shards,
@@ -438,6 +454,7 @@ PEERS: Final[Mapping[str, Peer]] = {
     ),
     "dali_images": Peer(
         feed=_dali_images,
+        image_files=True,
         modules=("nvidia.dali",),
         note="DALI on the CPU, PNG; shuffles each epoch anew",
     ),
@@ -452,11 +469,14 @@ PEERS: Final[Mapping[str, Peer]] = {
     ),
     "torch_folder": Peer(
         feed=_torch_folder,
+        image_files=True,
         modules=("torch",),
         note="PyTorch's DataLoader over PNG files, Pillow, a process a core",
     ),
     "numpy_permutation": Peer(
         feed=_numpy_permutation, note="NumPy indexing with a permutation: the ceiling"
     ),
-    "memory_bandwidth": Peer(feed=_memory_bandwidth, note="copying arrays, without any order"),
+    "memory_bandwidth": Peer(
+        feed=_memory_bandwidth, note="copying an array in order, by one thread"
+    ),
 }

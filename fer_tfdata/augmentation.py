@@ -290,10 +290,17 @@ def _uniform(seed: tf.Tensor, stream: str, shape: Any, farthest: float) -> tf.Te
 
 
 def _beta(seed: tf.Tensor, stream: str, alpha: float, shape: Any) -> tf.Tensor:
-    """Draws float32 from Beta(alpha, alpha), as the share of one of two gamma variates."""
-    gammas = tf.random.stateless_gamma([2, *shape], _stream(seed, stream), alpha)
-    # Of a small alpha, both may be too small for a float.
-    return tf.math.divide_no_nan(gammas[0], gammas[0] + gammas[1])
+    """Draws float32 from Beta(alpha, alpha), as the share of one of two gamma variates.
+
+    Of a small alpha, both variates are too small for a float, and their shares would be halves.
+    Hence their logarithms, by Gamma(alpha) = Gamma(1 + alpha) * U^(1 / alpha).
+    """
+    gammas_seed, powers_seed = tf.unstack(
+        tf.random.experimental.stateless_split(_stream(seed, stream), 2)
+    )
+    gammas = tf.math.log(tf.random.stateless_gamma([2, *shape], gammas_seed, 1 + alpha))
+    powers = tf.math.log(1 - tf.random.stateless_uniform([2, *shape], powers_seed))  # never of 0
+    return tf.sigmoid(gammas[0] - gammas[1] + (powers[0] - powers[1]) * (1 / alpha))
 
 
 def _stream(seed: tf.Tensor, name: str) -> tf.Tensor:

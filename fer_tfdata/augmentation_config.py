@@ -1,7 +1,6 @@
 """What the augmentation of training images is a function of."""
 
 import dataclasses
-import math
 from typing import Final, Literal, get_args
 
 from fer_tfdata.errors import InputError
@@ -17,6 +16,8 @@ _GREATEST: Final = {
     "brightness": 1.0,
     "contrast": 1.0,
     "erasing": 1.0,
+    "mixup": 100.0,
+    "cutmix": 100.0,
 }
 
 
@@ -56,10 +57,6 @@ class AugmentationConfig:
             value = getattr(self, name)
             if not 0 <= value <= greatest:
                 raise InputError(f"{name}: expected 0 to {greatest:g}, received {value}")
-        for name in ("mixup", "cutmix"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise InputError(f"{name}: expected at least 0, received {value}")
 
     @property
     def warps(self) -> bool:

@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 
@@ -48,7 +50,8 @@ def test_a_split_is_not_repeated_where_the_disk_has_no_room(demo_data_dir, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_ablation(run_program, demo_data_dir) -> None:
+def test_ablation(run_program, demo_data_dir, monkeypatch) -> None:
+    monkeypatch.setattr(logging, "disable", lambda level: None)  # for good, it would be
     table, content = run_program(
         pipeline_ablation,
         f"--data_dir={demo_data_dir}",
