@@ -1,6 +1,8 @@
 import dataclasses
 import functools
+import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -44,7 +46,7 @@ def faces() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def labels() -> np.ndarray:
-    return np.arange(64) % 7
+    return np.arange(64) % 6  # each has another one before it, the first too
 
 
 def random_images(*shape: int, seed: int = 0) -> np.ndarray:
@@ -95,6 +97,30 @@ def test_everywhere_the_bits_are_the_same(faces, labels, config) -> None:
     for a, b, c in zip(eager, compiled, mapped, strict=True):
         assert (a == b.numpy()).all()
         assert (a == c).all()
+    assert dataset.element_spec[0].shape == faces.shape
+
+
+def test_the_bits_are_the_same_for_a_batch_of_unknown_size_and_under_any_policy(
+    faces, labels
+) -> None:
+    batch = tuple(tf.constant(values) for values in (faces, labels, SEED))
+    function = tf.function(
+        functools.partial(augmentation.augment, config=EVERYTHING, num_classes=7),
+        input_signature=[
+            tf.TensorSpec([None, 48, 48, 1], tf.uint8),
+            tf.TensorSpec([None], tf.int64),
+            tf.TensorSpec([2], tf.int64),
+        ],
+    )
+    assert function.get_concrete_function().outputs[0].shape == (None, 48, 48, 1)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        received = function(*batch)
+    finally:
+        keras.config.set_dtype_policy(before)
+    for a, b in zip(augmented(faces, labels, config=EVERYTHING), received, strict=True):
+        assert (a == b.numpy()).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 48, 48, 1), (5, 20, 33, 3), (3, 64, 16, 1)])
@@ -120,6 +146,29 @@ def test_switching_one_change_on_leaves_the_draws_of_the_others(faces, labels) -
     flips = augmented(faces, labels, config=AugmentationConfig())[0]
     flips_and_more = augmented(faces, labels, config=AugmentationConfig(mixup=0.0, contrast=1e-9))
     assert (flips == flips_and_more[0]).all()
+
+
+def streams(monkeypatch, config: AugmentationConfig) -> dict[str, tuple[int, ...]]:
+    """Returns the seeds that a batch is changed with, each by its name."""
+    seeds = {}
+    stream = augmentation._stream
+
+    def note(seed, name):
+        seeds[name] = tuple(stream(seed, name).numpy())
+        return stream(seed, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(augmentation, "_stream", note)
+        augmented(random_images(2, 8, 8, 1), np.zeros(2, np.int64), config=config)
+    return seeds
+
+
+@pytest.mark.parametrize("name", [name for name in OPS if name not in ("flip", "everything")])
+def test_each_change_has_a_stream_of_its_own_whatever_else_is_on(monkeypatch, name) -> None:
+    alone, all_on = streams(monkeypatch, OPS[name]), streams(monkeypatch, EVERYTHING)
+    assert name in alone
+    assert alone.items() <= all_on.items()
+    assert len({*all_on.values(), tuple(SEED)}) == 1 + len(augmentation._STREAMS)
 
 
 # The warp.
@@ -161,20 +210,68 @@ def bilinear(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (1 - b) * upper + b * lower
 
 
+@pytest.mark.parametrize(("height", "width"), [(26, 31), (33, 12)])
 @pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("scale", [0.8, 1.0, 1.3])
-def test_the_warp_is_mirror_zoom_turn_and_shift_about_the_centre(flipped, scale) -> None:
-    height, width, angle, (right, down) = 26, 31, np.radians(20), (1.5, -2.25)
-    image = random_images(1, height, width, 1)
+def test_the_warp_is_mirror_zoom_turn_and_shift_about_the_centre(
+    height, width, flipped, scale
+) -> None:
+    angle, (right, down) = np.radians(20), (1.5, -2.25)
+    image = random_images(1, height, width, 3)
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
     # Back from a pixel of the result: the shift, the turn, the zoom, the mirror.
     x, y = columns - right - middle_x, rows - down - middle_y
     x, y = np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y
     x, y = x / scale * (-1 if flipped else 1), y / scale
-    expected = bilinear(image[0, :, :, 0].astype(np.float64), x + middle_x, y + middle_y)
     result = warped(image, flipped=flipped, shift=(right, down), angle=angle, scale=scale)
-    np.testing.assert_allclose(result[0, :, :, 0], expected, atol=0.05)
+    for channel in range(3):
+        plane = image[0, :, :, channel].astype(np.float64)
+        expected = bilinear(plane, x + middle_x, y + middle_y)
+        np.testing.assert_allclose(result[0, :, :, channel], expected, atol=0.05)
+
+
+def test_each_image_is_warped_by_its_own_numbers() -> None:
+    images = random_images(3, 14, 11, 1)
+    numbers = {
+        "flipped": np.array([False, True, False]),
+        "shifts": np.array([[1.5, 0], [0, -1], [0, 0]], np.float32),
+        "angles": np.array([0.2, 0, -0.7], np.float32),
+        "scales": np.array([1, 1.25, 0.8], np.float32),
+    }
+    together = augmentation.warp(
+        tf.constant(images), **{name: tf.constant(values) for name, values in numbers.items()}
+    )
+    for number, image in enumerate(together.numpy()):
+        flipped, shift, angle, scale = (values[number] for values in numbers.values())
+        alone = warped(
+            images[number : number + 1], flipped=flipped, shift=shift, angle=angle, scale=scale
+        )
+        assert (image == alone[0]).all()
+
+
+def test_warps_are_drawn_from_the_whole_of_their_ranges(monkeypatch) -> None:
+    numbers = {}
+
+    def note(images, **values):
+        numbers.update({name: value.numpy() for name, value in values.items()})
+        return tf.cast(images, tf.float32)
+
+    monkeypatch.setattr(augmentation, "warp", note)
+    config = dataclasses.replace(NOTHING, shift=0.25, rotation=30, zoom=0.5)
+    augmented(random_images(4000, 4, 8, 1), np.zeros(4000, np.int64), config=config)
+    ranges = [
+        (numbers["shifts"][:, 0], 0.25 * 8),
+        (numbers["shifts"][:, 1], 0.25 * 4),
+        (numbers["angles"], math.radians(30)),
+        (np.log(numbers["scales"]), math.log(1.5)),
+    ]
+    for values, farthest in ranges:
+        for end in (values.max(), -values.min()):
+            assert 0.99 * farthest < end <= farthest * (1 + 1e-6)
+        assert abs(values.mean()) < 0.05 * farthest
+    assert not numbers["flipped"].any()
+    assert np.abs(np.corrcoef([values for values, _ in ranges]) - np.eye(4)).max() < 0.1
 
 
 def test_half_of_the_images_are_mirrored_with_and_without_a_warp(labels) -> None:
@@ -224,12 +321,23 @@ def test_erasing_overwrites_one_rectangle_of_2_to_40_percent() -> None:
         assert box.mean() > 0.95
         assert 0.015 < box.size / image.size < 0.42
         assert 0.25 < box.shape[0] / box.shape[1] < 4
-    half, _ = augmented(
+    # Anywhere: each border of the image belongs to some.
+    for border in (images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]):
+        assert 0.02 < border.any(axis=(1, 2)).mean() < 0.5
+    quarter, _ = augmented(
         np.zeros((1000, 8, 8, 1), np.uint8),
         np.zeros(1000),
         config=dataclasses.replace(NOTHING, erasing=0.25),
     )
-    assert 0.2 < half.any(axis=(1, 2, 3)).mean() < 0.3
+    assert 0.2 < quarter.any(axis=(1, 2, 3)).mean() < 0.3
+
+
+@pytest.mark.parametrize("shape", [(48, 48, 1), (35, 35, 3)])  # of bytes no multiple of four
+def test_what_is_erased_becomes_noise_of_every_value(shape) -> None:
+    images, _ = augmented(np.full((201, *shape), 7, np.uint8), np.zeros(201), config=OPS["erasing"])
+    counts = np.delete(np.bincount(images[images != 7], minlength=256), 7)
+    assert counts.min() > 0.8 * counts.mean()
+    assert len({image.tobytes() for image in images}) == 201
 
 
 def test_mixup_mixes_images_and_labels_by_the_same_share(faces, labels) -> None:
@@ -282,7 +390,7 @@ def test_soft_labels_are_mixed_as_they_are(faces) -> None:
     assert (plain == shares).all()
 
 
-@pytest.mark.parametrize("alpha", [1e-6, 1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("alpha", [1e-30, 1e-6, 1e-3, 1.0, 100.0])
 def test_any_alpha_gives_shares(faces, labels, alpha) -> None:
     for config in (
         dataclasses.replace(NOTHING, mixup=alpha),
@@ -293,8 +401,46 @@ def test_any_alpha_gives_shares(faces, labels, alpha) -> None:
         np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("alpha", [1e-6, 1e-3, 0.05, 0.4, 1.0, 8.0])
+def test_the_shares_are_those_of_beta(alpha) -> None:
+    shares = augmentation._beta(tf.constant(SEED), "mixup", alpha, [20_000]).numpy()
+    shares = shares.astype(np.float64)
+    variance = 1 / (4 * (2 * alpha + 1))
+    assert ((shares >= 0) & (shares <= 1)).all()
+    assert shares.mean() == pytest.approx(0.5, abs=4 * math.sqrt(variance / len(shares)))
+    assert shares.var() == pytest.approx(variance, rel=0.05)
+
+
+def test_mixup_with_a_tiny_alpha_takes_one_image_or_the_other(faces, labels) -> None:
+    images, _ = augmented(faces, labels, config=dataclasses.replace(NOTHING, mixup=1e-6))
+    own = (images == faces).all(axis=(1, 2, 3))
+    other = (images == np.roll(faces, 1, axis=0)).all(axis=(1, 2, 3))
+    assert (own ^ other).all()
+    assert 0.25 < own.mean() < 0.75
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_one_image_is_mixed_with_itself(name) -> None:
+    images = random_images(1, 20, 12, 3)
+    mixed, targets = augmented(images, np.array([4]), config=OPS[name])
+    assert (mixed == images).all()
+    np.testing.assert_allclose(targets, np.eye(7)[[4]], atol=1e-6)
+
+
 @pytest.mark.parametrize(
-    ("augment_on", "expected"), [("auto", "input"), ("input", "input"), ("device", "device")]
+    ("augment_on", "config", "on_cpu", "on_gpu"),
+    [
+        ("auto", EVERYTHING, "input", "device"),
+        ("auto", OPS["rotation"], "input", "device"),
+        ("auto", OPS["cutmix"], "input", "input"),
+        ("auto", OPS["flip"], "input", "input"),
+        ("input", EVERYTHING, "input", "input"),
+        ("device", OPS["flip"], "device", "device"),
+    ],
 )
-def test_where_it_runs_on_a_machine_without_a_gpu(augment_on, expected) -> None:
-    assert augmentation.choose_placement(augment_on, EVERYTHING) == expected
+def test_a_gpu_resamples_unless_asked_otherwise(
+    monkeypatch, augment_on, config, on_cpu, on_gpu
+) -> None:
+    for devices, expected in (([], on_cpu), (["GPU:0"], on_gpu)):
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind, found=devices: found)
+        assert augmentation.choose_placement(augment_on, config) == expected

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from fer_tfdata import figures
@@ -50,3 +51,24 @@ def test_the_model_s_picture_shows_every_layer(tmp_path) -> None:
     figures.model_diagram(seed_cnn(image_size=16), tmp_path / "model.png")
     with Image.open(tmp_path / "model.png") as picture:
         assert picture.height > 60 * 33
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rows_of_images_are_drawn_each_with_its_name(tmp_path, channels) -> None:
+    # Twice as high as wide, gray to the left and dark to the right.
+    images = np.full((4, 20, 10, channels), 128, np.uint8)
+    images[2:] = 40
+    figures.image_rows({"one": images, "other": images}, tmp_path / "rows.png")
+    with Image.open(tmp_path / "rows.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    height, width = pixels.shape
+    assert (pixels == 255).all(axis=0).any()  # the margin
+    (names,) = np.nonzero((pixels[:, : width // 4] < 200).any(axis=1))
+    assert names.min() < height / 2 < names.max()
+    for row in (height // 4, 3 * height // 4):
+        line = pixels[row]
+        left, right = np.flatnonzero(line == 128), np.flatnonzero(line == 40)
+        assert left.max() < right.min()
+        np.testing.assert_allclose(len(left), len(right), atol=2)
+        # As high as the picture's half, and twice as high as wide.
+        assert 0.9 < len(left) / 2 / (height / 2 / 2) < 1.1

@@ -56,6 +56,55 @@ def test_every_field_of_the_training_has_its_flag_with_its_default() -> None:
     assert fields <= set(values)
 
 
+def test_every_field_of_the_training_is_set_by_its_flag() -> None:
+    train = importlib.import_module("tools.train")
+    expected = TrainConfig(
+        data_dir="elsewhere",
+        labels="ferplus_majority",
+        epochs=3,
+        batch_size=7,
+        learning_rate=0.25,
+        precision="float32",
+        seed=11,
+        augmentation=AugmentationConfig(
+            flip=False,
+            shift=0.125,
+            rotation=20.0,
+            zoom=0.5,
+            brightness=0.375,
+            contrast=0.625,
+            erasing=0.75,
+            mixup=0.2,
+            cutmix=1.5,
+        ),
+        augment_on="device",
+        data_service="grpc://host:5050",
+    )
+    given = dataclasses.asdict(expected)
+    given |= given.pop("augmentation")
+    plain = dataclasses.asdict(TrainConfig(data_dir="data"))
+    plain |= plain.pop("augmentation")
+    assert {name for name in given if given[name] == plain[name]} == {"model"}  # there is but one
+    values = flags.FlagValues()
+    train.define_flags(values)
+    values(["train", "--run_dir=run", *(f"--{name}={value}" for name, value in given.items())])
+    assert train.config_from_flags(values) == expected
+
+
+def test_a_flag_out_of_its_range_is_refused_by_its_name() -> None:
+    command = [sys.executable, "-m", "tools.train", "--data_dir=data", "--run_dir=run"]
+    for argument, message in (
+        ("--rotation=200", "rotation: expected 0 to 180, received 200.0"),
+        ("--augment_on=gpu", "augment_on"),
+    ):
+        done = subprocess.run(
+            [*command, argument], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
 def test_every_field_of_the_conversion_has_its_flag_with_its_default() -> None:
     make_tfrecords = importlib.import_module("tools.make_tfrecords")
     values = flags.FlagValues()

@@ -209,7 +209,7 @@ def interrupted(config: TrainConfig, run_dir: Path, epoch: int, monkeypatch) -> 
 
 
 def test_an_interrupted_run_ends_as_one_that_ran_through(config, tmp_path, monkeypatch) -> None:
-    config = dataclasses.replace(config, epochs=3)
+    config = dataclasses.replace(config, epochs=3, augmentation=AUGMENTATION)
     training.train(config, tmp_path / "whole")
     interrupted(config, tmp_path / "parts", 2, monkeypatch)
     # What a kill between the history's row and the backup leaves, and one amid the JSON.
@@ -465,51 +465,164 @@ def test_images_without_labels_are_refused_before_anything_is_made(tmp_path, spl
     assert not (tmp_path / "run").exists()
 
 
-AUGMENTATION = AugmentationConfig(shift=0.1, rotation=15, zoom=0.1, erasing=0.25, mixup=0.2)
+AUGMENTATION = AugmentationConfig(
+    shift=0.1,
+    rotation=15,
+    zoom=0.1,
+    brightness=0.1,
+    contrast=0.1,
+    erasing=0.25,
+    mixup=0.2,
+    cutmix=1,
+)
 
 
 @pytest.fixture
-def augmented_config(config: TrainConfig) -> TrainConfig:
-    return dataclasses.replace(config, augmentation=AUGMENTATION)
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a network in seed_cnn's place that trains in no time, and to equal bits each time."""
+
+    def build(*, image_size: int, channels: int, num_classes: int) -> keras.Model:
+        inputs = keras.Input((image_size, image_size, channels), dtype="uint8")
+        x = keras.layers.Rescaling(1 / 255)(inputs)
+        x = keras.layers.Flatten()(x)
+        x = keras.layers.Dense(8, activation="relu")(x)
+        x = keras.layers.Dropout(0.25)(x)
+        logits = keras.layers.Dense(num_classes, dtype="float32")(x)
+        return keras.Model(inputs, logits, name="small")
+
+    monkeypatch.setitem(training.BUILDERS, "seed_cnn", build)
+    # Which takes longer than the training.
+    monkeypatch.setattr(training, "_draw_figures", lambda *args: None)
 
 
+@pytest.fixture
+def augmented_config(config: TrainConfig, small_network: None) -> TrainConfig:
+    return dataclasses.replace(config, batch_size=28, augmentation=AUGMENTATION)
+
+
+def assert_same_weights(config: TrainConfig, run_dir: Path, other_dir: Path) -> None:
+    for weight, other in zip(
+        last_weights(run_dir, config), last_weights(other_dir, config), strict=True
+    ):
+        np.testing.assert_array_equal(weight, other)
+
+
+def fitted(config: TrainConfig, *, jit_compile: bool = False) -> training.TrainingModel:
+    """Returns the model of a configuration after three steps."""
+    split = records.open_split(Path(config.data_dir), "train")
+    keras.utils.set_random_seed(config.seed)
+    model = training.build_training_model(config, "float32", split.schema)
+    augment = training.place_augmentation(config, model)
+    model.jit_compile = jit_compile
+    dataset = pipeline.train_dataset(
+        split, batch_size=config.batch_size, seed=config.seed, augment=augment
+    )
+    model.fit(dataset, steps_per_epoch=3, shuffle=False, verbose=0)
+    assert model.jit_compile == jit_compile
+    return model
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [AugmentationConfig(), dataclasses.replace(AUGMENTATION, mixup=0, cutmix=0), AUGMENTATION],
+    ids=["flip", "own_labels", "all"],
+)
 def test_augmenting_in_the_input_or_on_the_device_trains_the_same_weights(
-    augmented_config, tmp_path
+    augmented_config, augmentation
 ) -> None:
-    weights = []
-    for augment_on in ("input", "device"):
-        config = dataclasses.replace(augmented_config, augment_on=augment_on, epochs=1)
-        training.train(config, tmp_path / augment_on)
-        weights.append(last_weights(tmp_path / augment_on, config))
-    assert all((a == b).all() for a, b in zip(*weights, strict=True))
+    config = dataclasses.replace(augmented_config, augmentation=augmentation)
+    models = [fitted(dataclasses.replace(config, augment_on=on)) for on in ("input", "device")]
+    assert [model.augment is None for model in models] == [True, False]
+    for weight, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(weight, other)
+    plain = fitted(dataclasses.replace(config, augmentation=AugmentationConfig(flip=False)))
+    assert (plain.get_weights()[0] != models[0].get_weights()[0]).any()
 
 
-def test_soft_labels_are_validated_against_the_hard_ones(augmented_config, tmp_path) -> None:
+def test_the_device_augments_also_where_xla_compiles_the_step(augmented_config) -> None:
+    # As it does on a GPU without being asked.
+    config = dataclasses.replace(augmented_config, augment_on="device")
+    models = [fitted(config, jit_compile=jit_compile) for jit_compile in (False, True)]
+    for weight, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(weight, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("augment_on", ["input", "device"])
+def test_an_interrupted_augmented_run_ends_bit_for_bit_as_one_that_ran_through(
+    augmented_config, tmp_path, monkeypatch, augment_on
+) -> None:
+    config = dataclasses.replace(augmented_config, augment_on=augment_on)
+    training.train(config, tmp_path / "whole")
+    interrupted(config, tmp_path / "parts", 1, monkeypatch)
+    training.train(config, tmp_path / "parts", resume=True)
+    assert_same_weights(config, tmp_path / "whole", tmp_path / "parts")
+    whole, parts = history(tmp_path / "whole"), history(tmp_path / "parts")
+    for row, other in zip(whole, parts, strict=True):
+        assert all(row[key] == other[key] for key in row if key != "images_per_second")
+
+
+def test_mixed_labels_are_validated_against_the_plain_ones(augmented_config, tmp_path) -> None:
     metrics = training.train(augmented_config, tmp_path / "run")
     best = max(history(tmp_path / "run"), key=lambda row: float(row["val_accuracy"]))
     assert metrics["accuracy"] == pytest.approx(float(best["val_accuracy"]))
     assert metrics["nll"] == pytest.approx(float(best["val_loss"]), rel=1e-3)
 
 
+def test_loss_and_accuracy_of_mixed_labels_and_of_plain_ones(augmented_config) -> None:
+    schema = schema_of(augmented_config)
+    model = training.build_training_model(augmented_config, "float32", schema)
+    images = np.random.default_rng(0).integers(0, 256, (6, 48, 48, 1), np.uint8)
+    shares = np.random.default_rng(1).dirichlet(np.ones(7), 6).astype(np.float32)
+    plain = shares.argmax(axis=1)
+    logits = model.predict_on_batch(images).astype(np.float64)
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    for labels, expected in ((shares, shares), (plain, np.eye(7)[plain])):
+        model.reset_metrics()
+        loss, accuracy = model.test_on_batch(images, labels)
+        assert loss == pytest.approx(-(expected * logs).sum(axis=1).mean(), rel=1e-4)
+        assert accuracy == pytest.approx((logits.argmax(axis=1) == plain).mean())
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(AugmentationConfig), ids=lambda f: f.name)
 def test_a_change_of_the_augmentation_is_refused_by_its_name(
-    augmented_config, trained_run, tmp_path
+    trained_run, demo_data_dir, field
 ) -> None:
-    run_dir = shutil.copytree(trained_run, tmp_path / "run")
-    config = dataclasses.replace(augmented_config, batch_size=35)
-    with pytest.raises(InputError, match=r"shift 0\.0 \(now 0\.1\), .*mixup 0\.0 \(now 0\.2\)"):
-        training.train(config, run_dir, resume=True)
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
+    value = not field.default if field.type is bool else 0.5
+    change = dataclasses.replace(config.augmentation, **{field.name: value})
+    config = dataclasses.replace(config, augmentation=change)
+    message = rf"the run was started with {field.name} {field.default} \(now {value}\); "
+    with pytest.raises(InputError, match=message):
+        training.train(config, trained_run, resume=True)
+
+
+def test_another_place_of_the_augmentation_is_refused_by_its_name(
+    trained_run, demo_data_dir
+) -> None:
+    config = TrainConfig(
+        data_dir=str(demo_data_dir),
+        epochs=2,
+        batch_size=35,
+        precision="float32",
+        augment_on="device",
+    )
+    with pytest.raises(InputError, match=r"started with augment_on 'auto' \(now 'device'\)"):
+        training.train(config, trained_run, resume=True)
 
 
 def test_a_run_from_before_there_was_a_choice_is_continued(
-    demo_data_dir, trained_run, tmp_path
+    config, small_network, tmp_path, monkeypatch
 ) -> None:
-    run_dir = shutil.copytree(trained_run, tmp_path / "run")
-    written = json.loads((run_dir / "config.json").read_text())
-    for name in ("augmentation", "augment_on", "data_service"):
-        del written[name]
-    (run_dir / "config.json").write_text(json.dumps(written))
-    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
-    assert training.train(config, run_dir, resume=True)["examples"] == 35
+    interrupted(config, tmp_path / "run", 1, monkeypatch)
+    path = tmp_path / "run" / "config.json"
+    written = json.loads(path.read_text())
+    assert written.pop("augmentation") == dataclasses.asdict(AugmentationConfig())
+    assert (written.pop("augment_on"), written.pop("data_service")) == ("auto", None)
+    path.write_text(json.dumps(written))
+    mixing = dataclasses.replace(config, augmentation=AugmentationConfig(mixup=0.5))
+    with pytest.raises(InputError, match=r"started with mixup 0\.0 \(now 0\.5\); "):
+        training.train(mixing, tmp_path / "run", resume=True)
+    assert training.train(config, tmp_path / "run", resume=True)["examples"] == 35
 
 
 def test_a_data_service_that_is_not_there_is_refused_before_anything_is_made(
@@ -520,29 +633,38 @@ def test_a_data_service_that_is_not_there_is_refused_before_anything_is_made(
         address = f"grpc://127.0.0.1:{unused.getsockname()[1]}"
     with pytest.raises(InputError, match=f"{address}: expected a tf.data service dispatcher"):
         training.train(dataclasses.replace(config, data_service=address), tmp_path / "run")
+    with pytest.raises(InputError, match="data service: expected an address like grpc://host:5050"):
+        training.train(dataclasses.replace(config, data_service="host:1"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_data_service_trains_the_weights_of_what_is_streamed_here(
-    config, monkeypatch, tmp_path
-) -> None:
+def service() -> tuple[str, list]:
+    """Starts a dispatcher and two workers; returns the address, and what keeps them alive."""
     dispatcher, port = data_service.start_dispatcher(port=0)
     address = f"grpc://127.0.0.1:{port}"
     workers = [
         data_service.start_worker(dispatcher=address, host="127.0.0.1", port=0)[0] for _ in range(2)
     ]
+    return address, [dispatcher, *workers]
+
+
+def test_a_data_service_trains_the_weights_of_what_is_streamed_here(
+    augmented_config, monkeypatch, tmp_path
+) -> None:
+    config = augmented_config
+    address, servers = service()
     served = dataclasses.replace(config, data_service=address)
-    training.train(served, tmp_path / "served")
-    for server in (*workers, dispatcher):
-        server.stop()
+    interrupted(served, tmp_path / "served", 1, monkeypatch)
+
+    # A run goes on with the service at another address, but not without.
+    with pytest.raises(InputError, match=rf"started with data_service '{address}' \(now None\)"):
+        training.train(config, tmp_path / "served", resume=True)
+    other_address, other_servers = service()
+    moved = dataclasses.replace(config, data_service=other_address)
+    training.train(moved, tmp_path / "served", resume=True)
+    assert len(servers) == len(other_servers)
+
     streamed = functools.partial(pipeline.train_dataset, memory_budget_bytes=0)
     monkeypatch.setattr(pipeline, "train_dataset", streamed)
     training.train(config, tmp_path / "streamed")
-    weights = [last_weights(tmp_path / name, config) for name in ("served", "streamed")]
-    assert all((a == b).all() for a, b in zip(*weights, strict=True))
-    # The address may be another one when a run goes on, but not none.
-    training.train(
-        dataclasses.replace(config, data_service="grpc://127.0.0.1:1"),
-        tmp_path / "served",
-        resume=True,
-    )
+    assert_same_weights(config, tmp_path / "served", tmp_path / "streamed")

@@ -13,6 +13,7 @@ from absl import flags
 
 from fer_tfdata import command_line
 from fer_tfdata.augmentation_config import AugmentationConfig
+from fer_tfdata.errors import InputError
 
 _COLUMNS: Final = 8
 _SEED: Final = (0, 9)
@@ -58,11 +59,13 @@ def main(argv: Sequence[str]) -> None:
     """Draws the picture and prints its path."""
     del argv
     values = flags.FLAGS
+    output = Path(values.output)
+    if output.suffix.lower() != ".png":
+        raise InputError(f"output: expected a file that ends in .png, received {values.output!r}")
     command_line.import_tensorflow_quietly()
     from fer_tfdata import figures
 
     images, labels = _examples(Path(values.data_dir)) if values.data_dir else _drawn_faces()
-    output = Path(values.output)
     figures.image_rows(augmented_rows(images, labels), output)
     print(output)
 
