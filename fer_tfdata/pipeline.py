@@ -216,8 +216,9 @@ def _load(split: records.Split, labels: str) -> tuple[tf.Tensor, tf.Tensor, tf.T
 def _streaming(reader: streaming.WindowReader, first: int) -> tf.data.Dataset:
     return (
         tf.data.Dataset.range(first, tf.int64.max)
-        # A window a core: reading, parsing and shuffling never wait for one another.
-        .map(reader.read, streaming.windows_at_once())
+        # A window a core: reading, parsing and shuffling never wait for one another.  Without
+        # AutoGraph, which has nothing to convert here and takes half a second to find that out.
+        .map(tf.autograph.experimental.do_not_convert(reader.read), streaming.windows_at_once())
         .prefetch(1)
         .flat_map(reader.cut)
     )
