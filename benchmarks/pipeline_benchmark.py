@@ -40,7 +40,7 @@ _PACKAGES: Final = ("array-record", "grain", "nvidia-dali-cuda120", "torch")
 
 # Images a second, and the share of the ceiling, that the pipeline is to reach in memory with
 # batches of at least so many images.
-_IN_MEMORY_TARGETS: Final = ((1024, 2_500_000, 0.50), (256, 1_000_000, 0.25))
+_IN_MEMORY_TARGETS: Final = ((1024, 2_500_000, 0.50), (1, 1_000_000, 0.25))
 _STREAMING_TARGET: Final = 200_000
 _FIRST_BATCH_TARGET: Final = 1.0  # seconds
 
@@ -161,18 +161,17 @@ def race(
 def why_not(name: str, data_dir: Path, directory: Path, batch_size: int) -> str | None:
     """Prepares a variant and takes its first batch; returns why it cannot run, None if it can."""
     peer = PEERS[name]
-    try:
-        for module in peer.modules:
-            importlib.import_module(module)
-    except ImportError as error:
-        return f"not installed (extra: peers): {error}"
     _quiet()
     inputs = open_inputs(data_dir, directory, batch_size)
     try:
+        for module in peer.modules:
+            importlib.import_module(module)
         if peer.prepare is not None:
             peer.prepare(inputs)
         with contextlib.closing(_closable(peer.feed(inputs))) as feed:
             next(feed)
+    except ImportError as error:
+        return f"not installed (extra: peers): {error}"
     except Exception as error:  # whatever a library raises where it does not suit the machine
         return f"does not start: {type(error).__name__}: {error}"
     return None

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import importlib.util
 import logging
 import sys
@@ -26,6 +27,12 @@ NOT_THE_IMAGES = {"image_generator", "ours_in_memory_augmented", "ours_streaming
 BATCH_SIZE = 20
 
 
+@pytest.fixture(autouse=True)
+def _logging_stays_on(monkeypatch) -> None:
+    """Off, it would be so for the tests that follow in this process."""
+    monkeypatch.setattr(logging, "disable", lambda level: None)
+
+
 @pytest.fixture(scope="module")
 def inputs(demo_data_dir, tmp_path_factory):
     directory = tmp_path_factory.mktemp("race") / "inputs"
@@ -46,7 +53,8 @@ def test_a_feed_gives_the_split_s_images_with_their_labels(inputs, name) -> None
     seen = []
     with contextlib.closing(pipeline_benchmark._closable(peer.feed(inputs))) as feed:
         while len(seen) < 2 * len(inputs.images):
-            images, labels = (np.asarray(array) for array in next(feed)[:2])
+            # No more than is looked at: the copies of memory_bandwidth are large.
+            images, labels = (np.asarray(array[: 2 * 140]) for array in next(feed)[:2])
             assert images.shape[1:] == (48, 48, 1)
             assert len(images) == len(labels)
             labels = labels.astype(int).tolist()
@@ -76,13 +84,13 @@ def test_the_race(run_program, demo_data_dir, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(
         measure, "in_new_process", lambda function, *arguments: function(*arguments)
     )
-    monkeypatch.setattr(logging, "disable", lambda level: None)  # for good, it would be
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     chart = tmp_path / "chart.png"
     table, content = run_program(
         pipeline_benchmark,
         f"--data_dir={demo_data_dir}",
         *("--seconds=0", "--repeats=1", "--batch_size=35", f"--chart_png={chart}"),
-        "--variants=ours_in_memory,ours_streaming,numpy_permutation",
+        "--variants=ours_in_memory,ours_streaming,dali_records,numpy_permutation",
     )
     check_promises(pipeline_benchmark, content, repeats=1)
     assert content["variants"].keys() == {"ours_in_memory", "ours_streaming", "numpy_permutation"}
@@ -94,6 +102,9 @@ def test_the_race(run_program, demo_data_dir, tmp_path, monkeypatch) -> None:
         check_summary(variant["first_batch_seconds"], repeats=1)
     check_summary(content["variants"]["numpy_permutation"]["ours_streaming_to_this"], repeats=1)
     assert "target streaming, images/s: 200,000.00; received " in table
+    assert content["skipped"].keys() == {"dali_records"}
+    assert "  dali_records: skipped, not installed (extra: peers): " in table
+    assert "against dali_records" not in table
     with Image.open(chart) as picture:
         assert min(picture.size) > 200
 
@@ -105,6 +116,29 @@ def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(
     reason = pipeline_benchmark.why_not("torch_folder", demo_data_dir, inputs.directory, 20)
     assert reason is not None
     assert reason.startswith("not installed (extra: peers): ")
+
+
+def test_a_peer_that_is_broken_is_left_out_with_the_reason(
+    inputs, demo_data_dir, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "broken_peer.py").write_text("raise RuntimeError('built for another version')")
+    monkeypatch.syspath_prepend(tmp_path)
+    peer = dataclasses.replace(PEERS["numpy_permutation"], modules=("broken_peer",))
+    monkeypatch.setitem(PEERS, "numpy_permutation", peer)
+    reason = pipeline_benchmark.why_not("numpy_permutation", demo_data_dir, inputs.directory, 20)
+    assert reason == "does not start: RuntimeError: built for another version"
+
+
+def test_a_peer_that_does_not_start_is_left_out_with_the_reason(
+    inputs, demo_data_dir, monkeypatch
+) -> None:
+    def fail(inputs):
+        raise RuntimeError("no such device")
+
+    peer = PEERS["numpy_permutation"]
+    monkeypatch.setitem(PEERS, "numpy_permutation", dataclasses.replace(peer, feed=fail))
+    reason = pipeline_benchmark.why_not("numpy_permutation", demo_data_dir, inputs.directory, 20)
+    assert reason == "does not start: RuntimeError: no such device"
 
 
 def test_an_unknown_variant_is_refused() -> None:
@@ -123,14 +157,37 @@ def test_every_variant_stands_in_the_help() -> None:
     assert values["variants"].default == list(PEERS)
 
 
-def test_losses_are_counted_as_such() -> None:
-    def variant(speed: float, **ratios: float) -> dict:
-        return {
-            "images_per_second": {"median": speed},
-            "first_batch_seconds": {"median": 0.5},
-            **{name: {"median": ratio} for name, ratio in ratios.items()},
-        }
+def variant(speed: float, **ratios: float) -> dict:
+    return {
+        "images_per_second": {"median": speed},
+        "first_batch_seconds": {"median": 0.5},
+        **{name: {"median": ratio} for name, ratio in ratios.items()},
+    }
 
+
+@pytest.mark.parametrize(
+    ("batch_size", "least", "share"),
+    [
+        (32, 1_000_000, 0.25),
+        (256, 1_000_000, 0.25),
+        (1024, 2_500_000, 0.5),
+        (2048, 2_500_000, 0.5),
+    ],
+)
+def test_large_batches_are_to_reach_more(batch_size, least, share) -> None:
+    variants = {
+        "ours_in_memory": variant(1),
+        "numpy_permutation": variant(1, ours_in_memory_to_this=1),
+    }
+    found = pipeline_benchmark.targets({"batch_size": batch_size, "variants": variants})
+    assert [(what, value) for what, value, _ in found] == [
+        ("in memory, images/s", least),
+        ("in memory, of numpy_permutation", share),
+        ("in memory, seconds to the first batch", -1),
+    ]
+
+
+def test_losses_are_counted_as_such() -> None:
     content = {
         "batch_size": 256,
         "variants": {
