@@ -15,6 +15,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow  # a graph for every change
 def test_every_change_is_measured_in_the_pipeline(demo_data_dir) -> None:
     split = records.open_split(demo_data_dir, "train")
     content = augmentation_benchmark.measure_changes(split, repeats=2, seconds=0, batch_size=8)

@@ -127,6 +127,7 @@ def test_the_search_for_near_duplicates_comes_back_after_it_was_left_out(demo_cs
     assert manifest["audit"]["near_duplicate_pairs"] == []
 
 
+@pytest.mark.slow  # a process a variant, each with TensorFlow's import
 def test_memory(run_program):
     table, content = run_program(memory_benchmark, "--rows=20", "--factor=1", "--repeats=1")
     check_promises(memory_benchmark, content, repeats=1)

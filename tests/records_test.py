@@ -395,7 +395,7 @@ def own_data_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_whatever_a_manifest_says_is_read_right_or_an_error_of_one_line(
