@@ -24,7 +24,6 @@ the pipeline, as a share of the step without augmentation.
 """
 
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -54,20 +53,7 @@ _OTHERS: Final[Mapping[str, float]] = {
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Adds this program's flags."""
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "The directory that make_tfrecords wrote (its --output_dir).",
-        required=True,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_float(
-        "seconds",
-        3.0,
-        "How long each repeat iterates where no model is trained.",
-        lower_bound=0.0,
-        flag_values=flag_values,
-    )
+    measure.define_feeding_flags(flag_values, seconds=3.0)
     flags.DEFINE_integer(
         "batch_size",
         256,
@@ -244,13 +230,7 @@ def _iterating(
     def iterate() -> float:
         batches = iter(dataset)
         next(batches)
-        images, elapsed = 0, 0.0
-        start = time.perf_counter()
-        while images == 0 or elapsed < seconds:
-            next(batches)
-            images += batch_size
-            elapsed = time.perf_counter() - start
-        return images / elapsed
+        return measure.images_per_second(lambda: len(next(batches)[0]), seconds)
 
     return iterate
 
@@ -264,37 +244,19 @@ def _fitting(
     batch_size: int,
 ) -> Callable[[], float]:
     """Returns what trains for two epochs and returns the seconds of a step of the second."""
-    import keras
-
-    from fer_tfdata import pipeline, training
+    from fer_tfdata import training
     from fer_tfdata.train_config import TrainConfig
 
-    class Clock(keras.callbacks.Callback):
-        """Takes the time of the last epoch; `fit` has its results on the host by its end."""
-
-        def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
-            self.start = time.perf_counter()
-
-        def on_epoch_end(self, epoch: int, logs: object = None) -> None:
-            self.seconds = time.perf_counter() - self.start
-
-    config = TrainConfig(data_dir="", augmentation=augmentation_config, augment_on=augment_on)
-    model = training.build_training_model(config, policy, split.schema)
-    batches = pipeline.train_dataset(
-        split,
+    config = TrainConfig(
+        data_dir="",
         batch_size=batch_size,
         seed=_SEED,
-        augment=training.place_augmentation(config, model),
+        augmentation=augmentation_config,
+        augment_on=augment_on,
     )
-
-    def fit() -> float:
-        clock = Clock()
-        model.fit(
-            batches, epochs=2, steps_per_epoch=steps, callbacks=[clock], shuffle=False, verbose=0
-        )
-        return clock.seconds / steps
-
-    return fit
+    model = training.build_training_model(config, policy, split.schema, steps_per_epoch=steps)
+    batches = training.train_batches(config, split, model, start_step=0)
+    return lambda: measure.epoch_seconds(model, batches, steps) / steps
 
 
 def _print_report(content: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import platform
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -37,6 +38,14 @@ _PACKAGES: Final = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
 _STATUS: Final = Path("/proc/self/status")
 _SECONDS_BETWEEN_SAMPLES: Final = 0.02
 
+_FETCHED_AT_ONCE: Final = 8_192  # images
+
+# How the memory of `measured_conversion` was measured.
+CONVERSION_MEMORY: Final = (
+    "a process of its own: VmRSS after importing TensorFlow, TFDS and fer_tfdata, and VmHWM at the "
+    "end of the conversion; anonymous: RssAnon, sampled"
+)
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -52,6 +61,24 @@ def define_flags(flag_values: flags.FlagValues, *, repeats: int) -> None:
     )
     flags.DEFINE_string(
         "output_json", None, "Also writes the JSON into this file.", flag_values=flag_values
+    )
+
+
+def define_feeding_flags(flag_values: flags.FlagValues, *, seconds: float) -> None:
+    """Adds the flags of the benchmarks that feed images."""
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "The directory that make_tfrecords wrote (its --output_dir).",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "seconds",
+        seconds,
+        "How long each repeat iterates after its first batch, where no model is trained.",
+        lower_bound=0.0,
+        flag_values=flag_values,
     )
 
 
@@ -93,6 +120,33 @@ def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> dict[s
     return summary([a / b for a, b in zip(numerators, denominators, strict=True)])
 
 
+def images_per_second(fetch: Callable[[], int], seconds: float) -> float:
+    """Returns the speed of fetching so long, at least once.
+
+    Args:
+      fetch: fetches, and returns how many images came.
+      seconds: how long.
+    """
+    images, elapsed = 0, 0.0
+    start = time.perf_counter()
+    while images == 0 or elapsed < seconds:
+        images += fetch()
+        elapsed = time.perf_counter() - start
+    return images / elapsed
+
+
+def fetching_speed(fetch: Callable[[int], None], batch_size: int, seconds: float) -> float:
+    """Returns the images a second of what `fetching` returned, once its buffers are full."""
+    batches = max(1, _FETCHED_AT_ONCE // batch_size)
+
+    def fetch_images() -> int:
+        fetch(batches)
+        return batches * batch_size
+
+    fetch_images()
+    return images_per_second(fetch_images, seconds)
+
+
 def fetching(iterator: Any) -> Callable[[int], None]:
     """Returns what fetches so many batches of a tf.data iterator within a graph, as `fit` does.
 
@@ -115,6 +169,27 @@ def fetching(iterator: Any) -> Callable[[int], None]:
     return fetch_and_wait
 
 
+def epoch_seconds(model: Any, batches: Any, steps: int) -> float:
+    """Trains for two epochs of so many steps, and returns the seconds of the second.
+
+    The first fills the prefetch buffers and carries what `fit` sets up.
+    """
+    import keras
+
+    class Clock(keras.callbacks.Callback):
+        """Takes the time of the last epoch; `fit` has its results on the host by its end."""
+
+        def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+            self.start = time.perf_counter()
+
+        def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+            self.seconds = time.perf_counter() - self.start
+
+    clock = Clock()
+    model.fit(batches, epochs=2, steps_per_epoch=steps, callbacks=[clock], shuffle=False, verbose=0)
+    return clock.seconds
+
+
 # Memory.
 
 
@@ -122,9 +197,31 @@ def in_new_process(
     function: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
 ) -> Result:
     """Returns what a function returns in a process of its own, which starts anew."""
+    return in_new_process_within(None, function, *arguments, **named)
+
+
+def in_new_process_within(
+    seconds: float | None,
+    function: Callable[Arguments, Result],
+    *arguments: Arguments.args,
+    **named: Arguments.kwargs,
+) -> Result:
+    """Returns what a function returns in a process of its own, which is killed where it is late.
+
+    Raises:
+      TimeoutError: it took longer.
+      BrokenProcessPool: the process ended before the function did.
+      Whatever the function raises.
+    """
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=fresh) as process:
-        return process.submit(function, *arguments, **named).result()
+        pid = process.submit(os.getpid).result()
+        returned = process.submit(function, *arguments, **named)
+        done, _ = wait([returned], seconds)
+        if not done:
+            os.kill(pid, signal.SIGKILL)  # nothing else ends what hangs in C
+            raise TimeoutError(f"took longer than {seconds:g} s")
+        return returned.result()
 
 
 def measured_conversion(source: Source) -> dict[str, Any]:
@@ -209,14 +306,15 @@ def _greatest_sample(sample: Callable[[], int]) -> Iterator[Mapping[str, int]]:
         thread.join()
 
 
-def summary_of_memory(measured: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """Returns the summary of what `memory_of` measured in each repeat."""
+def summary_of_memory(
+    measured: Sequence[Mapping[str, Any] | None], *, what: str
+) -> dict[str, Any] | None:
+    """Returns the summary of what `memory_of` measured in each repeat, and what that was."""
     told = [memory for memory in measured if memory is not None]
     if not told:
         return None
     return {
-        "what": "a process of its own: VmRSS after importing TensorFlow, TFDS and fer_tfdata, and "
-        "VmHWM at the end of the conversion; anonymous: RssAnon, sampled",
+        "what": what,
         "earlier_peak_excluded": all(memory["earlier_peak_excluded"] for memory in told),
         **{
             key: summary([memory[key] for memory in told])

@@ -46,7 +46,7 @@ def choose_placement(augment_on: str, config: AugmentationConfig) -> Placement:
       config: what is to run.
     """
     if augment_on == "auto":
-        has_gpu = bool(tf.config.list_physical_devices("GPU"))
+        has_gpu = bool(tf.config.list_logical_devices("GPU"))
         return "device" if has_gpu and config.warps else "input"
     return "device" if augment_on == "device" else "input"
 
@@ -71,8 +71,8 @@ def augment(
       num_classes: columns of mixed labels.
 
     Returns:
-      Images, uint8 and of the same shape; labels, as they came, or float32 [n, num_classes] where
-      `config.mixes`.
+      Images, uint8 and of the same shape but for what `config.crop` cuts off; labels, as they
+      came, or float32 [n, num_classes] where `config.mixes`.
     """
     if config.warps:
         images = _random_warp(images, seed, config)
@@ -113,6 +113,7 @@ def warp(
     shifts: tf.Tensor,
     angles: tf.Tensor,
     scales: tf.Tensor,
+    size: tuple[int, int] | None = None,
 ) -> tf.Tensor:
     """Mirrors each image, scales and turns it about its centre and shifts it, in one resampling.
 
@@ -124,16 +125,17 @@ def warp(
       shifts: float32 [n, 2], pixels to the right and down.
       angles: float32 [n], radians, counter-clockwise.
       scales: float32 [n], more than 1 enlarges.
+      size: height and width of the middle part that is returned; None for the whole.
 
     Returns:
-      float32, of the shape of `images`.
+      float32 [n, height, width, channels].
     """
-    size = tf.shape(images)[1:3]
-    last_row, last_column = tf.unstack(tf.cast(size - 1, tf.float32))
-    centre_x, centre_y = last_column / 2, last_row / 2
+    whole = tf.shape(images)[1:3]
+    centre_y, centre_x = tf.unstack(tf.cast(whole - 1, tf.float32) / 2)
     # The op asks for the point of the image that a pixel of the result shows, so these are the
     # inverse steps in the inverse order.
-    x, y = centre_x + shifts[:, 0], centre_y + shifts[:, 1]
+    middle_x, middle_y = (centre_x, centre_y) if size is None else _centre(size)
+    x, y = middle_x + shifts[:, 0], middle_y + shifts[:, 1]
     cosine, sine = tf.cos(angles) / scales, tf.sin(angles) / scales
     mirror = tf.where(flipped, -1.0, 1.0)
     across, along = (mirror * cosine, -mirror * sine), (sine, cosine)
@@ -151,12 +153,19 @@ def warp(
     warped = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(images, tf.float32),
         transforms=transforms,
-        output_shape=size,
+        output_shape=whole if size is None else size,
         fill_value=0.0,
         interpolation="BILINEAR",
         fill_mode="NEAREST",
     )
-    return tf.ensure_shape(warped, images.shape)
+    height, width = images.shape[1:3] if size is None else size
+    return tf.ensure_shape(warped, [images.shape[0], height, width, images.shape[3]])
+
+
+def _centre(size: tuple[int, int]) -> tuple[float, float]:
+    """Returns where the middle of an image of a height and a width lies: to the right, down."""
+    height, width = size
+    return (width - 1) / 2, (height - 1) / 2
 
 
 def _random_warp(images: tf.Tensor, seed: tf.Tensor, config: AugmentationConfig) -> tf.Tensor:
@@ -170,7 +179,14 @@ def _random_warp(images: tf.Tensor, seed: tf.Tensor, config: AugmentationConfig)
         angles=_uniform(seed, "rotation", count, math.radians(config.rotation)),
         # As often so many times larger as so many times smaller.
         scales=tf.exp(_uniform(seed, "zoom", count, math.log1p(config.zoom))),
+        size=_cropped(images, config.crop) if config.crop else None,
     )
+
+
+def _cropped(images: tf.Tensor, share: float) -> tuple[int, int]:
+    """Returns the height and the width that are left of images without a share of each."""
+    height, width = (round(side * (1 - share)) for side in images.shape[1:3])
+    return height, width
 
 
 def _random_light(images: tf.Tensor, seed: tf.Tensor, config: AugmentationConfig) -> tf.Tensor:

@@ -13,6 +13,7 @@ _GREATEST: Final = {
     "shift": 1.0,
     "rotation": 180.0,
     "zoom": 1.0,
+    "crop": 0.5,
     "brightness": 1.0,
     "contrast": 1.0,
     "erasing": 1.0,
@@ -30,6 +31,8 @@ class AugmentationConfig:
       shift: the farthest that an image is moved, as a share of its width and of its height.
       rotation: the farthest that it is turned either way, in degrees.
       zoom: it is enlarged or reduced by a factor of at most 1 + zoom.
+      crop: how much of its width and of its height is cut off, evenly at both sides, after the
+        other changes of its geometry: what is left is smaller, and so is what a step costs.
       brightness: the most that is added to its pixels or taken from them, as a share of white.
       contrast: the most by which its pixels' distances from their mean grow or shrink, as a share.
       erasing: the probability that a rectangle of it is overwritten.
@@ -41,6 +44,7 @@ class AugmentationConfig:
     shift: float = 0.0
     rotation: float = 0.0
     zoom: float = 0.0
+    crop: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
     erasing: float = 0.0
@@ -60,8 +64,8 @@ class AugmentationConfig:
 
     @property
     def warps(self) -> bool:
-        """Whether pixels move otherwise than by mirroring."""
-        return bool(self.shift or self.rotation or self.zoom)
+        """Whether pixels move otherwise than by mirroring, or are cut off."""
+        return bool(self.shift or self.rotation or self.zoom or self.crop)
 
     @property
     def mixes(self) -> bool:

@@ -14,6 +14,7 @@ from tqdm.keras import TqdmCallback
 
 from fer_tfdata import atomic
 from fer_tfdata.errors import InputError
+from fer_tfdata.optimization import inner_optimizer
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
@@ -107,6 +108,48 @@ class Backup(keras.callbacks.BackupAndRestore):
         return epochs
 
 
+class Validated(keras.callbacks.Callback):
+    """Keeps the weights that did best in validation; validates their moving average where asked.
+
+    Args:
+      path: where the kept weights go, complete or not at all.
+      past: the history's rows so far.
+      averaged: validates and keeps the optimizer's moving average of the weights.
+      latest: keeps the last ones instead of the best.
+    """
+
+    def __init__(
+        self, path: Path, past: Sequence[Mapping[str, float]], *, averaged: bool, latest: bool
+    ) -> None:
+        super().__init__()
+        self._path = path
+        self._best = max((row["val_accuracy"] for row in past), default=-math.inf)
+        self._averaged = averaged
+        self._latest = latest
+
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Puts the average in the weights' place."""
+        self._exchange()
+
+    def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Keeps the weights if they are to be kept, and puts those that are trained back."""
+        accuracy = float((logs or {})["accuracy"])
+        if self._latest or accuracy > self._best:
+            self._best = accuracy
+            self.model.save_weights(self._path)
+        self._exchange()
+
+    def _exchange(self) -> None:
+        if not self._averaged:
+            return
+        optimizer = inner_optimizer(self.model.optimizer)
+        averages = optimizer._model_variables_moving_average  # as keras.callbacks.SwapEMAWeights
+        for variable, average in zip(self.model.trainable_variables, averages, strict=True):
+            value = keras.ops.copy(variable.value)
+            variable.assign(average)
+            average.assign(value)
+
+
 class EpochReport(keras.callbacks.Callback):
     """Adds the rate and the speed to each epoch's logs, and prints the epoch as one line on stderr.
 
@@ -133,6 +176,7 @@ class EpochReport(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Completes the logs and prints the line."""
         logs = logs if logs is not None else {}
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
         logs["images_per_second"] = self._images_per_second
         tqdm.write(
             f"epoch {epoch + 1}/{self._epochs}: loss {logs['loss']:.4f}, "

@@ -11,7 +11,16 @@ from fer_tfdata.augmentation_config import PLACEMENTS, AugmentationConfig
 from fer_tfdata.errors import InputError
 from fer_tfdata.ferplus import LABELS, OWN_LABELS
 
-MODELS: Final = ("seed_cnn",)  # the names in `models.BUILDERS`
+MODELS: Final = (  # the names in `models.BUILDERS`
+    "seed_cnn",
+    "mini_xception",
+    "residual_small",
+    "residual_medium",
+    "residual_large",
+    "vgg",
+)
+OPTIMIZERS: Final = ("adam", "sgd")
+SCHEDULES: Final = ("plateau", "cosine")
 PRECISIONS: Final = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -25,7 +34,23 @@ class TrainConfig:
       model: one of `MODELS`.
       epochs: passes over the training split.
       batch_size: images a step.
-      learning_rate: Adam's, at the start.
+      optimizer: one of `OPTIMIZERS`; Adam with weight decay is AdamW, SGD has Nesterov's momentum.
+      learning_rate: the greatest one.
+      schedule: one of `SCHEDULES`: a fifth of the rate after two epochs in which the validation
+        loss did not fall; or half a cosine down to zero.
+      warmup_epochs: over which the cosine's rate rises from zero first.
+      weight_decay: decoupled from the gradients; biases and normalisation are left alone.
+      label_smoothing: the share of a label that is spread evenly over all expressions.
+      ema: the momentum of the moving average of the weights, which is what is validated and kept
+        then; 0 for the weights themselves.
+      clean_epochs: the last epochs, in which images are mirrored at most.
+      logit_adjustment: by how many times the logarithm of the expressions' frequencies the logits
+        are raised in the loss, so that rare ones are answered more often (Menon et al. 2021,
+        arXiv:2007.07314); 1 aims at the mean of the expressions' recalls, 0 at the accuracy.
+      teacher: a run directory or a `.keras` file whose probabilities the model learns from too;
+        several, separated by commas, are averaged (Hinton et al. 2015, arXiv:1503.02531).
+      teacher_weight: their share of what is learned, the labels' is the rest.
+      train_on_validation: trains on both splits; then nothing is selected.
       precision: one of `PRECISIONS`; what `auto` means is `precision.choose_policy`'s to say.
       seed: of the weights, the order, the dropout and the augmentation.
       augmentation: how the training images are changed.
@@ -40,7 +65,18 @@ class TrainConfig:
     model: str = "seed_cnn"
     epochs: int = 15
     batch_size: int = 64
+    optimizer: str = "adam"
     learning_rate: float = 5e-4
+    schedule: str = "plateau"
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    clean_epochs: int = 0
+    logit_adjustment: float = 0.0
+    teacher: str | None = None
+    teacher_weight: float = 0.5
+    train_on_validation: bool = False
     precision: str = "auto"
     seed: int = 0
     augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
@@ -51,11 +87,13 @@ class TrainConfig:
         """Checks each value alone.
 
         Raises:
-          InputError: one is out of its range; the message names it.
+          InputError: one is out of its range, or two do not go together; the message names them.
         """
         choices = (
             ("labels", LABELS),
             ("model", MODELS),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
             ("augment_on", PLACEMENTS),
         )
@@ -67,10 +105,54 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise InputError(f"{name}: expected more than 0, received {value}")
+        for name in ("warmup_epochs", "weight_decay", "clean_epochs", "logit_adjustment"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise InputError(f"{name}: expected 0 or more, received {value}")
+        for name in ("label_smoothing", "ema"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise InputError(f"{name}: expected 0 or more and less than 1, received {value}")
+        if not 0 < self.teacher_weight <= 1:
+            raise InputError(
+                "teacher_weight: expected more than 0 and at most 1, received "
+                f"{self.teacher_weight}"
+            )
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed: expected 0 to 2147483647, received {self.seed}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        epochs = f"epochs={self.epochs}"
+        if self.clean_epochs > self.epochs:
+            raise InputError(
+                f"clean_epochs: expected at most {epochs}, received {self.clean_epochs}"
+            )
+        if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
+            raise InputError(
+                f"warmup_epochs: expected less than {epochs}, received {self.warmup_epochs}"
+            )
+        if self.schedule != "cosine" and self.warmup_epochs:
+            raise InputError(
+                "warmup_epochs: expected 0, or schedule=cosine, received another schedule"
+            )
+        if self.logit_adjustment and self.labels != OWN_LABELS:
+            raise InputError(
+                f"logit_adjustment: expected 0, or labels={OWN_LABELS}, whose frequencies the data "
+                f"set names, received labels={self.labels}"
+            )
 
     @property
     def soft_labels(self) -> bool:
         """Whether images are labelled with shares of the expressions instead of one of them."""
-        return self.labels == "ferplus_distribution" or self.augmentation.mixes
+        return (
+            self.labels == "ferplus_distribution"
+            or self.augmentation.mixes
+            or self.label_smoothing > 0
+            or self.teacher is not None
+        )
+
+    @property
+    def clean_augmentation(self) -> AugmentationConfig:
+        """What is done to the images of the last `clean_epochs`."""
+        return AugmentationConfig(flip=self.augmentation.flip)

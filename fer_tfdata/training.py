@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 import fer_tfdata
@@ -26,7 +27,6 @@ from fer_tfdata import (
     augmentation,
     data_service,
     evaluation,
-    ferplus,
     figures,
     labelling,
     pipeline,
@@ -38,14 +38,17 @@ from fer_tfdata.callbacks import (
     EpochReport,
     ReduceLROnPlateau,
     StopOnNonFiniteLoss,
+    Validated,
     progress_bar,
 )
 from fer_tfdata.errors import InputError
 from fer_tfdata.fast_layers import with_fast_layers
 from fer_tfdata.models import BUILDERS
+from fer_tfdata.optimization import build_optimizer
 from fer_tfdata.precision import choose_policy, policy_scope
-from fer_tfdata.run_directory import RunDirectory
+from fer_tfdata.run_directory import RunDirectory, check_model, load_model
 from fer_tfdata.train_config import TrainConfig
+from fer_tfdata.training_model import TrainingModel
 
 _EVAL_BATCH: Final = 512
 _log = logging.getLogger(__name__)
@@ -125,20 +128,15 @@ def _run(
     steps = pipeline.steps_per_epoch(train_split, config.batch_size, config.labels)
 
     keras.utils.set_random_seed(config.seed)
-    model = build_training_model(config, policy, train_split.schema)
+    model = build_training_model(config, policy, train_split.schema, steps_per_epoch=steps)
+    _learn_from_teachers(config, model, train_split.schema)
+    if config.logit_adjustment:
+        model.added_logits = _added_logits(train_split, config.logit_adjustment)
     backup = Backup(run.checkpoints / "backup")
     past = _past_epochs(run, backup.completed_epochs(model, steps))
     _write_history(run.history, past)
     _skip_random_numbers(model, len(past) * steps)
-    dataset = pipeline.train_dataset(
-        train_split,
-        labels=config.labels,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        start_step=len(past) * steps,
-        augment=place_augmentation(config, model),
-        data_service_address=config.data_service,
-    )
+    dataset = train_batches(config, train_split, model, start_step=len(past) * steps)
     try:
         model.fit(
             dataset,
@@ -168,58 +166,18 @@ def _run(
     return metrics
 
 
-class TrainingModel(keras.Model):
-    """A functional model that trains with soft labels, augments, and saves complete files or none.
-
-    Attributes:
-      soft_labels: its loss takes float32 [n, outputs]; other labels it is tested on are converted.
-      augment: changes a batch on the device, as the pipeline's `augment` does; its training then
-        takes `((images, seed), labels)`.
-    """
-
-    jit_compile: bool  # Keras's
-    soft_labels = False
-    augment: pipeline.Augment | None = None
-
-    def make_train_function(self, force: bool = False) -> None:
-        """Makes what Keras makes, with the augmentation outside of what XLA compiles.
-
-        Where Keras's jit_compile="auto" says so, as on a GPU, it compiles the whole of
-        `train_step`, and XLA cannot compile the augmentation's warp.
-        """
-        self._step_on_augmented = super().train_step
-        jit_compile = self.jit_compile
-        if self.augment is not None and jit_compile:
-            self._step_on_augmented = tf.function(super().train_step, jit_compile=True)
-            self.jit_compile = False
-        super().make_train_function(force)
-        self.jit_compile = jit_compile
-
-    def train_step(self, data: Any) -> Any:
-        """Trains on a batch, augmented first where that is this model's to do."""
-        if self.augment is None:
-            return super().train_step(data)
-        (images, seed), labels = data
-        return self._step_on_augmented(self.augment(images, labels, seed))
-
-    def test_step(self, data: Any) -> Any:
-        """Tests on a batch, with its labels in the form that the loss takes."""
-        if not self.soft_labels:
-            return super().test_step(data)
-        images, labels, *weights = data
-        soft = augmentation.soft_labels(labels, self.output_shape[-1])
-        return super().test_step((images, soft, *weights))
-
-    def save_weights(self, filepath: str | Path, overwrite: bool = True, **kwargs: Any) -> None:
-        """Saves the weights under another name and renames the file last."""
-        with atomic.replacing(Path(filepath)) as temporary:
-            super().save_weights(temporary, overwrite=True, **kwargs)
-
-
-def build_training_model(config: TrainConfig, policy: str, schema: records.Schema) -> TrainingModel:
+def build_training_model(
+    config: TrainConfig, policy: str, schema: records.Schema, *, steps_per_epoch: int
+) -> TrainingModel:
     """Builds and compiles the model that `fit` trains: fast layers under a dtype policy.
 
     Its `accuracy` is against the label, or against the expression with the largest share.
+
+    Args:
+      config: what to train.
+      policy: the dtype policy.
+      schema: of the images.
+      steps_per_epoch: for the schedule of the rate.
     """
     if config.soft_labels:
         loss, accuracy = keras.losses.CategoricalCrossentropy, keras.metrics.CategoricalAccuracy
@@ -227,11 +185,12 @@ def build_training_model(config: TrainConfig, policy: str, schema: records.Schem
         loss = keras.losses.SparseCategoricalCrossentropy
         accuracy = keras.metrics.SparseCategoricalAccuracy
     with policy_scope(policy):
-        plain = _build(config, schema)
+        # Without a size of its own where images come in two, cropped and whole.
+        plain = _build(config, schema, any_size=config.augmentation.crop > 0)
         fast = with_fast_layers(plain)
         model = TrainingModel(fast.inputs, fast.outputs, name=plain.name)
         model.compile(
-            optimizer=keras.optimizers.Adam(config.learning_rate),
+            optimizer=build_optimizer(config, steps_per_epoch),
             loss=loss(from_logits=True),
             metrics=[accuracy("accuracy")],
         )
@@ -241,27 +200,107 @@ def build_training_model(config: TrainConfig, policy: str, schema: records.Schem
     return model
 
 
-def place_augmentation(config: TrainConfig, model: TrainingModel) -> pipeline.Augment:
-    """Gives the model its part of the augmentation, and returns the pipeline's.
+def train_batches(
+    config: TrainConfig, split: records.Split, model: TrainingModel, *, start_step: int
+) -> tf.data.Dataset:
+    """Returns the batches from a step on, and gives the model its part of the augmentation.
 
-    On the device, the pipeline only hands on each batch's seed.
+    On the device, the pipeline only hands on each batch's seed; the images of the clean epochs are
+    mirrored in the pipeline in any case.
     """
-    augment = functools.partial(
-        augmentation.augment, config=config.augmentation, num_classes=model.output_shape[-1]
-    )
-    if augmentation.choose_placement(config.augment_on, config.augmentation) == "input":
-        return augment
-    model.augment = augment
-    return lambda images, labels, seed: ((images, seed), labels)
+    num_classes = model.output_shape[-1]
+    on_device = augmentation.choose_placement(config.augment_on, config.augmentation) == "device"
+
+    def batches(first: int, changes: AugmentationConfig, *, changed_later: bool) -> tf.data.Dataset:
+        change = functools.partial(augmentation.augment, config=changes, num_classes=num_classes)
+        if changed_later:
+            model.augment = change
+
+        def augment(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[Any, Any]:
+            if not changed_later:
+                images, labels = change(images, labels, seed)
+            if config.soft_labels:
+                labels = augmentation.soft_labels(labels, num_classes)
+                labels = _smoothed(labels, config.label_smoothing)
+            return ((images, seed, changed_later) if on_device else images), labels
+
+        return pipeline.train_dataset(
+            split,
+            labels=config.labels,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=first,
+            augment=augment,
+            data_service_address=config.data_service,
+        )
+
+    steps = pipeline.steps_per_epoch(split, config.batch_size, config.labels)
+    clean_from = (config.epochs - config.clean_epochs) * steps
+    if start_step >= clean_from:
+        return batches(start_step, config.clean_augmentation, changed_later=False)
+    changed = batches(start_step, config.augmentation, changed_later=on_device)
+    if not config.clean_epochs:
+        return changed
+    clean = batches(clean_from, config.clean_augmentation, changed_later=False)
+    return changed.take(clean_from - start_step).concatenate(clean)
 
 
-def _build(config: TrainConfig, schema: records.Schema) -> keras.Model:
-    """Builds the network for the images and the labels of a data set."""
+def _smoothed(labels: tf.Tensor, smoothing: float) -> tf.Tensor:
+    """Spreads a share of each label evenly (Szegedy et al. 2015, arXiv:1512.00567, section 7)."""
+    return labels * (1 - smoothing) + smoothing / labels.shape[-1]
+
+
+def _learn_from_teachers(config: TrainConfig, model: TrainingModel, schema: records.Schema) -> None:
+    """Gives the model targets that are partly what the teachers say of the same changed images.
+
+    Raises:
+      InputError: a teacher cannot be loaded, or is one of other images or expressions.
+    """
+    if config.teacher is None:
+        return
+    names = config.teacher.split(",")
+    teachers = [load_model(Path(name)) for name in names]
+    wanted = (schema.image_shape, model.output_shape[-1])
+    for name, teacher in zip(names, teachers, strict=True):
+        form = check_model(teacher)
+        if (form.image_shape, len(form.expressions)) != wanted:
+            raise InputError(
+                f"{name}: expected a teacher of images {wanted[0]} and {wanted[1]} expressions, "
+                f"received one of {form.image_shape} and {len(form.expressions)}"
+            )
+
+    def targets(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        said = [tf.nn.softmax(teacher(images, training=False)) for teacher in teachers]
+        taught = tf.add_n(said) / len(said)
+        return (1 - config.teacher_weight) * labels + config.teacher_weight * taught
+
+    model.targets = targets
+
+
+def _added_logits(split: records.Split, strength: float) -> npt.NDArray[np.float32]:
+    """Returns so many times the logarithms of the expressions' frequencies.
+
+    One that the split does not hold counts as one image.
+    """
+    counts = np.array([split.per_expression[name] for name in split.schema.expressions])
+    frequencies = np.maximum(counts, 1) / counts.sum()
+    return (strength * np.log(frequencies)).astype(np.float32)
+
+
+def _build(config: TrainConfig, schema: records.Schema, *, any_size: bool = False) -> keras.Model:
+    """Builds the network for the images and the labels of a data set, or for such of any size."""
     size, _, channels = schema.image_shape
     num_classes = len(labelling.class_names(schema, config.labels))
+    build = functools.partial(BUILDERS[config.model], channels=channels, num_classes=num_classes)
     try:
-        return BUILDERS[config.model](image_size=size, channels=channels, num_classes=num_classes)
+        model = build(image_size=size)
+        return build(image_size=None) if any_size else model
     except ValueError as error:
+        if any_size:
+            raise InputError(
+                f"crop: expected 0, since {config.model} takes images of one size only, or another "
+                f"model; received {config.augmentation.crop}"
+            ) from error
         raise InputError(
             f"{config.data_dir}: expected images that {config.model} can take, received images of "
             f"{size}x{size} pixels; convert again with a larger --image_size"
@@ -281,18 +320,16 @@ def _callbacks(
     The backup comes last: an epoch counts as done when everything else about it is on the disk.
     What an interrupted epoch wrote before that is written again, and is the same.
     """
-    best = max((row["val_accuracy"] for row in past), default=None)
+    plateau = ReduceLROnPlateau(past, monitor="val_loss", factor=0.2, patience=2, min_lr=1e-6)
     return [
         StopOnNonFiniteLoss(steps),
-        ReduceLROnPlateau(past, monitor="val_loss", factor=0.2, patience=2, min_lr=1e-6),
+        *([plateau] if config.schedule == "plateau" else []),
         EpochReport(config.epochs, steps * config.batch_size),
-        keras.callbacks.ModelCheckpoint(
+        Validated(
             run.checkpoints / "best.weights.h5",
-            monitor="val_accuracy",
-            mode="max",
-            save_best_only=True,
-            save_weights_only=True,
-            initial_value_threshold=best,
+            past,
+            averaged=config.ema > 0,
+            latest=config.train_on_validation,
         ),
         keras.callbacks.ModelCheckpoint(
             run.checkpoints / "last.weights.h5", save_weights_only=True
@@ -344,10 +381,10 @@ def _may_become(name: str, started: Any, value: Any) -> bool:
 def _choices(written: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a configuration as its flags: with what older runs do not name, and flat."""
     defaults = {
-        "labels": ferplus.OWN_LABELS,
-        "data_service": None,
-        "augment_on": TrainConfig.augment_on,
-        **dataclasses.asdict(AugmentationConfig()),
+        field.name: field.default
+        for kind in (TrainConfig, AugmentationConfig)
+        for field in dataclasses.fields(kind)
+        if field.default is not dataclasses.MISSING
     }
     flat = {name: value for name, value in written.items() if name != "augmentation"}
     return {**defaults, **flat, **written.get("augmentation", {})}

@@ -9,6 +9,7 @@ GREATEST = {
     "shift": 1,
     "rotation": 180,
     "zoom": 1,
+    "crop": 0.5,
     "brightness": 1,
     "contrast": 1,
     "erasing": 1,
@@ -28,7 +29,7 @@ def test_images_are_only_mirrored_unless_more_is_asked_for() -> None:
 @pytest.mark.parametrize("name", GREATEST)
 def test_what_warps_and_what_mixes(name) -> None:
     config = AugmentationConfig(**{name: 0.1})
-    assert config.warps == (name in ("shift", "rotation", "zoom"))
+    assert config.warps == (name in ("shift", "rotation", "zoom", "crop"))
     assert config.mixes == (name in ("mixup", "cutmix"))
 
 

@@ -254,6 +254,7 @@ def test_warps_are_drawn_from_the_whole_of_their_ranges(monkeypatch) -> None:
     numbers = {}
 
     def note(images, **values):
+        assert values.pop("size") is None
         numbers.update({name: value.numpy() for name, value in values.items()})
         return tf.cast(images, tf.float32)
 
@@ -442,5 +443,6 @@ def test_a_gpu_resamples_unless_asked_otherwise(
     monkeypatch, augment_on, config, on_cpu, on_gpu
 ) -> None:
     for devices, expected in (([], on_cpu), (["GPU:0"], on_gpu)):
-        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind, found=devices: found)
+        # The visible ones, which is where the pipeline puts its batches.
+        monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind, found=devices: found)
         assert augmentation.choose_placement(augment_on, config) == expected

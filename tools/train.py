@@ -8,7 +8,7 @@ The same command with --resume continues a run that was interrupted.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from absl import flags
 
@@ -16,12 +16,28 @@ from fer_tfdata import command_line
 from fer_tfdata.augmentation_config import PLACEMENTS, AugmentationConfig
 from fer_tfdata.errors import InputError
 from fer_tfdata.ferplus import LABELS
-from fer_tfdata.train_config import MODELS, PRECISIONS, TrainConfig
+from fer_tfdata.recipes import RECIPES
+from fer_tfdata.train_config import MODELS, OPTIMIZERS, PRECISIONS, SCHEDULES, TrainConfig
 
+_OPTIMIZATION_HELP: Final = {
+    "learning_rate": "The greatest learning rate.",
+    "warmup_epochs": "With --schedule=cosine, the learning rate rises from zero over so many.",
+    "weight_decay": "Decoupled weight decay; biases and normalisation are left alone.",
+    "label_smoothing": "The share of a label that is spread evenly over all expressions.",
+    "ema": "The momentum of a moving average of the weights, like 0.999, which is what is "
+    "validated and kept then; 0: the weights themselves.",
+    "logit_adjustment": "How far rare expressions are favoured: the logits are raised in the loss "
+    "by so many times the logarithm of the expressions' frequencies. 1 aims at the mean of the "
+    "expressions' recalls, 0 at the accuracy.",
+    "teacher_weight": "With --teacher, the share that its probabilities have in what is learned.",
+}
 _AUGMENTATION_HELP: Final = {
     "shift": "The farthest that a training image is moved, as a share of its width and height.",
     "rotation": "The farthest that a training image is turned either way, in degrees.",
     "zoom": "A training image is enlarged or reduced by a factor of at most 1 + zoom.",
+    "crop": "The share of a training image's width and height that is cut off, evenly at both "
+    "sides; smaller images train faster. Images are validated, and predicted, whole; wants a "
+    "network that ends with an average, so not seed_cnn, and --shift, to cut elsewhere each time.",
     "brightness": "The most that is added to a training image's pixels or taken from them, as a "
     "share of white.",
     "contrast": "The most by which a training image's contrast grows or shrinks, as a share.",
@@ -42,6 +58,14 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values=flag_values,
     )
     flags.DEFINE_enum(
+        "recipe",
+        None,
+        list(RECIPES),
+        "A training that is known to work; other flags change it. Each is told of at the head of "
+        "its file in fer_tfdata/recipes.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
         "labels",
         TrainConfig.labels,
         LABELS,
@@ -58,12 +82,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "batch_size", TrainConfig.batch_size, "Images a step.", flag_values=flag_values
     )
-    flags.DEFINE_float(
-        "learning_rate",
-        TrainConfig.learning_rate,
-        "Adam's learning rate at the start; it falls when validation stalls.",
-        flag_values=flag_values,
-    )
+    _define_optimization_flags(flag_values)
     flags.DEFINE_enum(
         "precision",
         TrainConfig.precision,
@@ -110,6 +129,46 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
 
 
+def _define_optimization_flags(flag_values: flags.FlagValues) -> None:
+    flags.DEFINE_enum(
+        "optimizer",
+        TrainConfig.optimizer,
+        OPTIMIZERS,
+        "adam: AdamW where there is --weight_decay; sgd: with Nesterov's momentum of 0.9.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "schedule",
+        TrainConfig.schedule,
+        SCHEDULES,
+        "plateau: a fifth of the learning rate after two epochs in which the validation loss did "
+        "not fall; cosine: half a cosine down to zero over all epochs.",
+        flag_values=flag_values,
+    )
+    for name, text in _OPTIMIZATION_HELP.items():
+        flags.DEFINE_float(name, getattr(TrainConfig, name), text, flag_values=flag_values)
+    flags.DEFINE_integer(
+        "clean_epochs",
+        TrainConfig.clean_epochs,
+        "In so many epochs at the end, images are mirrored and not changed otherwise.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "teacher",
+        TrainConfig.teacher,
+        "A run directory or a .keras file; the model also learns from its probabilities. Several, "
+        "separated by commas, are averaged.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "train_on_validation",
+        TrainConfig.train_on_validation,
+        "Trains on the validation split as well. Then nothing is selected: the last weights are "
+        "kept, and the figures on validation say nothing.",
+        flag_values=flag_values,
+    )
+
+
 def _define_augmentation_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "flip",
@@ -148,13 +207,22 @@ def profile_steps(values: Sequence[str] | None) -> tuple[int, int] | None:
 
 
 def config_from_flags(flag_values: flags.FlagValues) -> TrainConfig:
-    """Returns the configuration that the flags give."""
-    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"augmentation"}
-    changes = [field.name for field in dataclasses.fields(AugmentationConfig)]
-    return TrainConfig(
-        augmentation=AugmentationConfig(**{name: flag_values[name].value for name in changes}),
-        **{name: flag_values[name].value for name in names},
+    """Returns the configuration that the flags give: the recipe's, with what is given beside it."""
+    data_dir = flag_values.data_dir
+    recipe = (
+        RECIPES[flag_values.recipe](data_dir)
+        if flag_values.recipe
+        else TrainConfig(data_dir=data_dir)
     )
+
+    def given(config: Any) -> dict[str, Any]:
+        names = (field.name for field in dataclasses.fields(config))
+        return {
+            n: flag_values[n].value for n in names if n in flag_values and flag_values[n].present
+        }
+
+    augmentation = dataclasses.replace(recipe.augmentation, **given(recipe.augmentation))
+    return dataclasses.replace(recipe, **given(recipe), augmentation=augmentation)
 
 
 def main(argv: Sequence[str]) -> None:

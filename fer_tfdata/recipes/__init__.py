@@ -1,0 +1,15 @@
+"""Recipes: trainings that are known to work, by name; each module's docstring tells what it gives.
+
+A recipe is a configuration and nothing else, so that `tools.train --recipe=NAME` and the same flags
+by hand are the same training.  No TensorFlow is imported here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from fer_tfdata.recipes.residual_medium_long import residual_medium_long
+from fer_tfdata.train_config import TrainConfig
+
+RECIPES: Final[Mapping[str, Callable[[str], TrainConfig]]] = {
+    recipe.__name__: recipe for recipe in (residual_medium_long,)
+}
