@@ -110,7 +110,8 @@ def measure_conversion(source: Path, repeats: int) -> dict[str, Any]:
             [
                 measure.in_new_process(measure.measured_conversion, KaggleCsv((source,)))["memory"]
                 for _ in range(repeats)
-            ]
+            ],
+            what=measure.CONVERSION_MEMORY,
         ),
     }
 

@@ -172,8 +172,12 @@ def _check_room(directory: Path, factors: Sequence[int], rows: int) -> None:
 def _describe(
     results: Sequence[Mapping[str, Any]], smallest: Sequence[Mapping[str, Any]], rows: int
 ) -> dict[str, Any]:
-    memory = measure.summary_of_memory([result["memory"] for result in results])
-    of_smallest = measure.summary_of_memory([result["memory"] for result in smallest])
+    memory, of_smallest = (
+        measure.summary_of_memory(
+            [result["memory"] for result in measured], what=measure.CONVERSION_MEMORY
+        )
+        for measured in (results, smallest)
+    )
     if memory is None or of_smallest is None:
         raise InputError(
             "/proc/self/status: expected Linux, which tells a process's memory, found another "

@@ -3,7 +3,9 @@
     python -m benchmarks.pipeline_ablation --data_dir=data
 
 What is measured, over the images of the training split, from the page cache, each way fetched
-within a TensorFlow graph as `model.fit` does.  Every step keeps those before it:
+within a TensorFlow graph as `model.fit` does.  Every step keeps those before it, and is compared
+with the one before and with the first of its way, the usual code: where a step loses, only the
+second tells what the next one gains over it.
 
   streaming_1_usual       TFRecordDataset, shuffle(10,000), a map that parses each example, batch.
   streaming_2_batched     batch first, then parse a whole batch at a time.
@@ -20,7 +22,6 @@ within a TensorFlow graph as `model.fit` does.  Every step keeps those before it
 import dataclasses
 import functools
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +36,6 @@ NAME: Final = "pipeline_ablation"
 _SEED: Final = 0
 _SHUFFLE_BUFFER: Final = 10_000
 _WINDOW: Final = 8_192
-_FETCHED_AT_ONCE: Final = 8_192  # images
 _EPOCHS: Final = 1 << 40
 
 # TensorFlow is imported where it is used, so that --help need not wait for it.
@@ -43,20 +43,7 @@ _EPOCHS: Final = 1 << 40
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Adds this program's flags."""
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "The directory that make_tfrecords wrote (its --output_dir).",
-        required=True,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_float(
-        "seconds",
-        2.0,
-        "How long each repeat iterates after its first batch.",
-        lower_bound=0.0,
-        flag_values=flag_values,
-    )
+    measure.define_feeding_flags(flag_values, seconds=2.0)
     flags.DEFINE_multi_integer(
         "batch_size", [32, 256], "Images a batch", lower_bound=1, flag_values=flag_values
     )
@@ -86,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
 def measure_steps(
     split: Any, *, batch_sizes: Sequence[int], seconds: float, repeats: int
 ) -> dict[str, Any]:
-    """Returns images a second of each step, and its gain over the one before it."""
+    """Returns images a second of each step, and its gain over the one before and over the first."""
     steps = design_steps(split)
     results = measure.interleaved(
         {
@@ -100,21 +87,23 @@ def measure_steps(
     for size in batch_sizes:
         for name in steps:
             speeds = results[f"{name}_batch_{size}"]
-            before = _step_before(name, steps)
+            way, number, _ = name.split("_", 2)
+            first = number == "1"
+            before, usual = (
+                results[f"{_step(way, other, steps)}_batch_{size}"]
+                for other in ((1 if first else int(number) - 1), 1)
+            )
             variants[f"{name}_batch_{size}"] = {
                 "batch_size": size,
                 "images_per_second": measure.summary(speeds),
-                "gain": measure.ratios(speeds, results[f"{before}_batch_{size}"])
-                if before
-                else None,
+                "gain": None if first else measure.ratios(speeds, before),
+                "gain_over_usual": None if first else measure.ratios(speeds, usual),
             }
     return {"images": split.examples, "seconds": seconds, "variants": variants}
 
 
-def _step_before(name: str, steps: Mapping[str, Any]) -> str | None:
-    way, number, _ = name.split("_", 2)
-    prefix = f"{way}_{int(number) - 1}_"
-    return next((other for other in steps if other.startswith(prefix)), None)
+def _step(way: str, number: int, steps: Mapping[str, Any]) -> str:
+    return next(name for name in steps if name.startswith(f"{way}_{number}_"))
 
 
 def design_steps(split: Any) -> dict[str, Callable[[int], Any]]:
@@ -282,27 +271,27 @@ def _gathered_in_batches(images: Any, labels: Any, batch_size: int) -> Any:
 
 def _speed(build: Callable[[int], Any], batch_size: int, seconds: float) -> float:
     fetch = measure.fetching(iter(build(batch_size)))
-    at_once = max(1, _FETCHED_AT_ONCE // batch_size)
-    fetch(at_once)  # fills the buffers
-    batches, elapsed = 0, 0.0
-    start = time.perf_counter()
-    while batches == 0 or elapsed < seconds:
-        fetch(at_once)
-        batches += at_once
-        elapsed = time.perf_counter() - start
-    return batches * batch_size / elapsed
+    return measure.fetching_speed(fetch, batch_size, seconds)
 
 
 def _print_report(content: Mapping[str, Any]) -> None:
     measure.print_machine(content)
     print(f"{content['images']} images")
     measure.print_table(
-        ["variant", "images/s [min, max]", "against the step before"],
+        [
+            "variant",
+            "images/s [min, max]",
+            "against the step before",
+            "against the usual code",
+        ],
         [
             [
                 name,
                 measure.spread(variant["images_per_second"]),
-                measure.times_as_fast(variant["gain"]) if variant["gain"] else "",
+                *(
+                    measure.times_as_fast(variant[gain]) if variant[gain] else ""
+                    for gain in ("gain", "gain_over_usual")
+                ),
             ]
             for name, variant in content["variants"].items()
         ],

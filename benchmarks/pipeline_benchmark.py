@@ -7,8 +7,9 @@ What is measured, over the images of the training split, from the page cache:
 {variants}
 
 Each is built, gives its first batch (timed apart), and is then iterated over from Python for
---seconds, in a process of its own.  Peers that are not installed (extra: peers) are left out,
-which is said.
+--seconds, in a process of its own.  The time to the first batch counts from building on: what a way
+imports is imported before, and TensorFlow has read the split once, for those that are given arrays.
+Peers that are not installed (extra: peers), that fail, crash or hang are left out, which is said.
 """
 
 import contextlib
@@ -21,13 +22,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from absl import flags
 
 from benchmarks import measure
-from benchmarks.pipeline_peers import PEERS, Inputs, open_inputs, write_image_files
+from benchmarks.pipeline_peers import PEERS, Inputs, Peer, open_inputs, write_image_files
 from fer_tfdata import command_line
 from fer_tfdata.errors import InputError
 
@@ -38,11 +39,16 @@ _OURS: Final = ("ours_in_memory", "ours_streaming")
 _DALI: Final = "dali_records"
 _PACKAGES: Final = ("array-record", "grain", "nvidia-dali-cuda120", "torch")
 
+# A way that has not come so far by then, beyond --seconds, hangs.
+_LIMIT_SECONDS: Final = 600.0
+
 # Images a second, and the share of the ceiling, that the pipeline is to reach in memory with
 # batches of at least so many images.
 _IN_MEMORY_TARGETS: Final = ((1024, 2_500_000, 0.50), (1, 1_000_000, 0.25))
 _STREAMING_TARGET: Final = 200_000
 _FIRST_BATCH_TARGET: Final = 1.0  # seconds
+
+Result = TypeVar("Result")
 
 # TensorFlow is imported where it is used, so that --help need not wait for it.
 
@@ -56,20 +62,7 @@ def description() -> str:
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Adds this program's flags."""
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "The directory that make_tfrecords wrote (its --output_dir).",
-        required=True,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_float(
-        "seconds",
-        3.0,
-        "How long each repeat iterates after its first batch.",
-        lower_bound=0.0,
-        flag_values=flag_values,
-    )
+    measure.define_feeding_flags(flag_values, seconds=3.0)
     flags.DEFINE_integer(
         "batch_size", 256, "Images a batch.", lower_bound=1, flag_values=flag_values
     )
@@ -120,7 +113,11 @@ def race(
 ) -> dict[str, Any]:
     """Returns images a second and seconds to the first batch of each way to feed the split.
 
-    What cannot run is in `skipped`, with the reason.
+    What does not run, or not every time, is in `skipped` alone, with the reason.
+
+    Raises:
+      InputError: the data are none that all the ways can read, a batch is larger than the split, or
+        no way runs.
     """
     from fer_tfdata import pipeline
 
@@ -133,56 +130,76 @@ def race(
             write_image_files(inputs)
         # Each in a process of its own: threads that stay, and what a library does to the
         # allocation of memory, are no cost of the next one's.
-        skipped = {}
-        for name in names:
-            reason = measure.in_new_process(why_not, name, data_dir, directory, batch_size)
-            if reason is not None:
-                skipped[name] = reason
-        results = measure.interleaved(
-            {
-                name: functools.partial(
-                    measure.in_new_process, measured, name, data_dir, directory, batch_size, seconds
+        skipped: dict[str, str] = {}
+
+        def attempt(name: str, function: Callable[..., Result], *arguments: Any) -> Result | None:
+            """Returns what the function returns of a variant, None once that was skipped."""
+            if name in skipped:
+                return None
+            try:
+                return measure.in_new_process_within(
+                    _LIMIT_SECONDS + seconds,
+                    function,
+                    name,
+                    data_dir,
+                    directory,
+                    batch_size,
+                    *arguments,
                 )
-                for name in names
-                if name not in skipped
-            },
+            # Whatever a library raises where it does not suit the machine, or the process's end.
+            except (Exception, SystemExit) as error:
+                skipped[name] = _reason(error)
+                return None
+
+        for name in names:
+            attempt(name, check)
+        results = measure.interleaved(
+            {name: functools.partial(attempt, name, measured, seconds) for name in names},
             repeats,
         )
+    if len(skipped) == len(names):
+        reasons = "; ".join(f"{name} {_in_a_line(reason)}" for name, reason in skipped.items())
+        raise InputError(f"--variants: expected one at least that runs here, received {reasons}")
     return {
         "images": inputs.split.examples,
-        "image_bytes": math.prod(inputs.split.schema.image_shape),
+        "image_shape": inputs.split.schema.image_shape,
         "batch_size": batch_size,
         "seconds": seconds,
         "skipped": skipped,
-        "variants": _describe(results),
+        "variants": _describe({name: results[name] for name in names if name not in skipped}),
     }
 
 
-def why_not(name: str, data_dir: Path, directory: Path, batch_size: int) -> str | None:
-    """Prepares a variant and takes its first batch; returns why it cannot run, None if it can."""
-    peer = PEERS[name]
-    _quiet()
-    inputs = open_inputs(data_dir, directory, batch_size)
-    try:
-        for module in peer.modules:
-            importlib.import_module(module)
-        if peer.prepare is not None:
-            peer.prepare(inputs)
-        with contextlib.closing(_closable(peer.feed(inputs))) as feed:
-            next(feed)
-    except ImportError as error:
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ImportError):
         return f"not installed (extra: peers): {error}"
-    except Exception as error:  # whatever a library raises where it does not suit the machine
-        return f"does not start: {type(error).__name__}: {error}"
-    return None
+    return f"fails: {type(error).__name__}: {error}"
+
+
+def check(name: str, data_dir: Path, directory: Path, batch_size: int) -> None:
+    """Prepares a variant and takes its first batch."""
+    peer, inputs = _start(name, data_dir, directory, batch_size)
+    if peer.prepare is not None:
+        peer.prepare(inputs)
+    with contextlib.closing(_closable(peer.feed(inputs))) as feed:
+        next(feed)
 
 
 def measured(
     name: str, data_dir: Path, directory: Path, batch_size: int, seconds: float
 ) -> dict[str, Any]:
     """Measures a variant in this process, which is to be a new one."""
+    peer, inputs = _start(name, data_dir, directory, batch_size)
+    return feed_speed(peer.feed, inputs, seconds)
+
+
+def _start(name: str, data_dir: Path, directory: Path, batch_size: int) -> tuple[Peer, Inputs]:
+    """Loads what a variant needs: its modules and the split."""
     _quiet()
-    return feed_speed(PEERS[name].feed, open_inputs(data_dir, directory, batch_size), seconds)
+    inputs = open_inputs(data_dir, directory, batch_size)
+    for module in PEERS[name].modules:
+        importlib.import_module(module)
+    return PEERS[name], inputs
 
 
 def _quiet() -> None:
@@ -198,15 +215,11 @@ def feed_speed(
     with contextlib.closing(_closable(start(inputs))) as feed:
         first = next(feed)[0]
         first_batch_seconds = time.perf_counter() - begin
-        images, elapsed = 0, 0.0
-        begin = time.perf_counter()
-        while images == 0 or elapsed < seconds:
-            images += next(feed)[0].shape[0]
-            elapsed = time.perf_counter() - begin
+        speed = measure.images_per_second(lambda: next(feed)[0].shape[0], seconds)
     return {
         "dtype": str(first.dtype).removeprefix("torch.").removeprefix("<dtype: '").rstrip("'>"),
         "first_batch_seconds": first_batch_seconds,
-        "images_per_second": images / elapsed,
+        "images_per_second": speed,
     }
 
 
@@ -305,14 +318,19 @@ def _print_report(content: Mapping[str, Any]) -> None:
     for name, variant in content["variants"].items():
         print(f"  {name}: {variant['note']}")
     for name, reason in content["skipped"].items():
-        print(f"  {name}: skipped, {' '.join(reason.split())[:200]}")
+        print(f"  {name}: skipped, {_in_a_line(reason)}")
     if "memory_bandwidth" in content["variants"]:
         copied = content["variants"]["memory_bandwidth"]["images_per_second"]["median"]
-        print(f"  memory_bandwidth: {copied * content['image_bytes'] / 1e9:.1f} GB/s copied")
+        num_bytes = copied * math.prod(content["image_shape"])
+        print(f"  memory_bandwidth: {num_bytes / 1e9:.1f} GB/s copied")
     for what, least, received in targets(content):
         verdict = "MET" if received >= least else "MISSED"
         print(f"target {what}: {abs(least):,.2f}; received {abs(received):,.2f}: {verdict}")
     print()
+
+
+def _in_a_line(reason: str) -> str:
+    return " ".join(reason.split())[:200]
 
 
 def draw_chart(content: Mapping[str, Any], path: Path) -> None:
@@ -342,7 +360,8 @@ def draw_chart(content: Mapping[str, Any], path: Path) -> None:
         axes.text(most * 1.08, place, f"{median:,.0f}", va="center", fontsize=8)
     axes.set_xscale("log")
     axes.set_xlim(medians.min() / 2, (medians + spread[1]).max() * 4)
-    axes.set_xlabel("images a second, 48x48 (logarithmic; median, least and greatest)")
+    height, width, _ = content["image_shape"]
+    axes.set_xlabel(f"images a second, {height}x{width} (logarithmic; median, least and greatest)")
     machine = content["hardware"]
     axes.set_title(
         f"Feeding batches of {content['batch_size']}, shuffled\n"

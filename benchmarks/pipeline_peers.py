@@ -25,6 +25,14 @@ SEED: Final = 0
 _SHUFFLE_BUFFER: Final = 10_000
 _BATCHES_AHEAD: Final = 16
 
+_OUR_MODULES: Final = ("fer_tfdata.augmentation", "fer_tfdata.pipeline")
+_DALI_MODULES: Final = (
+    "nvidia.dali",
+    "nvidia.dali.fn",
+    "nvidia.dali.tfrecord",
+    "nvidia.dali.types",
+)
+
 Feed = Iterator[tuple[Any, ...]]
 
 
@@ -48,10 +56,22 @@ class Inputs:
 
 
 def open_inputs(data_dir: Path, directory: Path, batch_size: int) -> Inputs:
-    """Loads the training split of a data directory."""
+    """Loads the training split of a data directory.
+
+    Raises:
+      InputError: its images are not gray or its expressions not the seven: some peers would fail,
+        and others would do less work or more than the rest.
+    """
     from fer_tfdata import records
 
     split = records.open_split(data_dir, "train")
+    channels, expressions = split.schema.image_shape[2], split.schema.expressions
+    if channels != 1 or expressions != EXPRESSIONS:
+        raise InputError(
+            f"{data_dir}: expected gray images of {len(EXPRESSIONS)} expressions, which all the "
+            f"ways to feed can read; received {channels} channels and {len(expressions)} "
+            "expressions; convert FER2013 for this"
+        )
     arrays = records.load_split(split)
     return Inputs(
         split=split,
@@ -69,7 +89,7 @@ class Peer:
     Attributes:
       feed: makes the batches.
       note: what a comparison must know.
-      modules: what must be importable.
+      modules: what it imports, so that this can be done before the clock starts.
       prepare: writes what it reads, once and untimed.
       image_files: whether it reads those of `write_image_files`.
     """
@@ -396,12 +416,19 @@ class _ImageFolder:
 
 
 def _numpy_permutation(inputs: Inputs) -> Feed:
+    return permuted_batches(inputs.images, inputs.labels, inputs.batch_size)
+
+
+def permuted_batches(
+    images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], batch_size: int
+) -> Feed:
+    """Yields what NumPy indexes with a permutation an epoch, without end."""
     rng = np.random.default_rng(SEED)
     while True:
-        order = rng.permutation(len(inputs.images))
-        for start in range(0, len(order) - inputs.batch_size + 1, inputs.batch_size):
-            batch = order[start : start + inputs.batch_size]
-            yield inputs.images[batch], inputs.labels[batch]
+        order = rng.permutation(len(images))
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            batch = order[start : start + batch_size]
+            yield images[batch], labels[batch]
 
 
 def _memory_bandwidth(inputs: Inputs) -> Feed:
@@ -417,50 +444,62 @@ def _memory_bandwidth(inputs: Inputs) -> Feed:
 PEERS: Final[Mapping[str, Peer]] = {
     "ours_in_memory": Peer(
         feed=functools.partial(_ours, memory_budget_bytes=1 << 60, augmented=False),
+        modules=_OUR_MODULES,
         note="this pipeline, the split held in memory",
     ),
     "ours_streaming": Peer(
         feed=functools.partial(_ours, memory_budget_bytes=0, augmented=False),
+        modules=_OUR_MODULES,
         note="this pipeline, from the shards, checksums checked; shuffles the shards and windows",
     ),
     "ours_in_memory_augmented": Peer(
         feed=functools.partial(_ours, memory_budget_bytes=1 << 60, augmented=True),
+        modules=_OUR_MODULES,
         note="ours_in_memory with flip, shift 10 %, rotation 15 degrees, zoom 10 %",
     ),
     "ours_streaming_augmented": Peer(
         feed=functools.partial(_ours, memory_budget_bytes=0, augmented=True),
+        modules=_OUR_MODULES,
         note="ours_streaming with flip, shift 10 %, rotation 15 degrees, zoom 10 %",
     ),
     "image_dataset": Peer(
         feed=_image_dataset,
         image_files=True,
+        modules=("keras",),
         note="image_dataset_from_directory over PNG; shuffles once, then a buffer of 8 batches",
     ),
     "image_generator": Peer(
         feed=_image_generator,
         image_files=True,
+        modules=("keras", "tensorflow.keras"),
         note="ImageDataGenerator().flow_from_directory over JPEG",
     ),
-    "py_dataset": Peer(feed=_py_dataset, note="keras.utils.PyDataset over arrays, as fit takes it"),
-    "fit_numpy": Peer(feed=_fit_numpy, note="what fit makes of arrays"),
+    "py_dataset": Peer(
+        feed=_py_dataset,
+        modules=("keras",),
+        note="keras.utils.PyDataset over arrays, as fit takes it",
+    ),
+    "fit_numpy": Peer(feed=_fit_numpy, modules=("keras",), note="what fit makes of arrays"),
     "tfds": Peer(
         feed=functools.partial(_tfds, cached=False),
+        modules=("tensorflow_datasets",),
         note="tfds.load of our shards, shuffle(10,000), batch, prefetch",
     ),
     "tfds_cached": Peer(
         feed=functools.partial(_tfds, cached=True),
+        modules=("tensorflow_datasets",),
         note="tfds.load of our shards, cache(), shuffled as a whole, batch, prefetch",
     ),
     "dali_records": Peer(
         feed=_dali_records,
         prepare=_index_shards,
-        modules=("nvidia.dali",),
+        modules=_DALI_MODULES,
         note="DALI on the CPU, our shards; no checksums; shuffles a buffer of 10,000",
     ),
     "dali_images": Peer(
         feed=_dali_images,
         image_files=True,
-        modules=("nvidia.dali",),
+        modules=_DALI_MODULES,
         note="DALI on the CPU, PNG; shuffles each epoch anew",
     ),
     "grain_memory": Peer(
@@ -469,7 +508,7 @@ PEERS: Final[Mapping[str, Peer]] = {
     "grain_array_record": Peer(
         feed=_grain_array_record,
         prepare=_write_array_record,
-        modules=("grain", "array_record"),
+        modules=("grain", "array_record.python.array_record_module"),
         note="grain over ArrayRecord, raw bytes",
     ),
     "torch_folder": Peer(

@@ -13,8 +13,10 @@ does, over the images of the training split, from the page cache:
   streaming_* pipeline.train_dataset with no memory budget, from the shards.
   numpy_*     NumPy fancy indexing of arrays in memory with a permutation: the ceiling.
 
-Memory is how far the process's resident memory rose above what the imports take, at its peak and
-without mapped files.  The largest multiple needs its size on the disk, and twice that in memory.
+The time to the first batch is that of building and of a first `next`, as in pipeline_benchmark, but
+of a process that has read nothing yet; NumPy's loads its arrays first.  Memory is how far the
+process's resident memory rose above what the imports take, at its peak and without mapped files.
+The largest multiple needs its size on the disk, and twice that in memory.
 """
 
 import collections
@@ -31,10 +33,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import joblib
-import numpy as np
 from absl import flags
 
 from benchmarks import measure
+from benchmarks.pipeline_peers import permuted_batches
 from fer_tfdata import command_line
 from fer_tfdata.errors import InputError
 
@@ -44,9 +46,13 @@ _SEED: Final = 0
 _BATCH_SIZES: Final = (32, 64, 128, 256, 512, 1024, 2048)
 _FACTORS: Final = (1, 10, 100)
 _BATCH_SIZE: Final = 256  # where that is not what is varied
-_FETCHED_AT_ONCE: Final = 8192  # images
 _WAYS: Final = ("memory", "streaming")
 _UNBOUNDED: Final = 1 << 60
+
+_MEMORY: Final = (
+    "a process of its own: VmRSS after importing TensorFlow and fer_tfdata, and VmHWM after the "
+    "last batch; anonymous: RssAnon, sampled"
+)
 
 # TensorFlow is imported where it is used, so that --help need not wait for it.
 
@@ -70,20 +76,7 @@ class Case:
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Adds this program's flags."""
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "The directory that make_tfrecords wrote (its --output_dir).",
-        required=True,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_float(
-        "seconds",
-        2.0,
-        "How long each repeat iterates after its first batch.",
-        lower_bound=0.0,
-        flag_values=flag_values,
-    )
+    measure.define_feeding_flags(flag_values, seconds=2.0)
     flags.DEFINE_multi_integer(
         "batch_size",
         list(_BATCH_SIZES),
@@ -162,7 +155,7 @@ def measure_scaling(
                 **dataclasses.asdict(cases[name]),
                 "images_per_second": measure.summary([r["images_per_second"] for r in raw]),
                 "first_batch_seconds": measure.summary([r["first_batch_seconds"] for r in raw]),
-                "memory": measure.summary_of_memory([r["memory"] for r in raw]),
+                "memory": measure.summary_of_memory([r["memory"] for r in raw], what=_MEMORY),
             }
             for name, raw in results.items()
         },
@@ -249,50 +242,33 @@ def measured(data_dir: Path, copies: Path, case: Case, seconds: float) -> dict[s
 
 def _speed(split: Any, case: Case, seconds: float) -> dict[str, Any]:
     start = time.perf_counter()
-    fetch = _fetching(split, case)
+    batches = _batches(split, case)
+    next(batches)
     first_batch_seconds = time.perf_counter() - start
-    at_once = max(1, _FETCHED_AT_ONCE // case.batch_size)
-    fetch(at_once)  # fills the buffers
-    batches, elapsed = 0, 0.0
-    start = time.perf_counter()
-    while batches == 0 or elapsed < seconds:
-        fetch(at_once)
-        batches += at_once
-        elapsed = time.perf_counter() - start
+    fetch = _fetching_arrays(batches) if case.way == "numpy" else measure.fetching(batches)
     return {
         "first_batch_seconds": first_batch_seconds,
-        "images_per_second": batches * case.batch_size / elapsed,
+        "images_per_second": measure.fetching_speed(fetch, case.batch_size, seconds),
     }
 
 
-def _fetching(split: Any, case: Case) -> Callable[[int], None]:
-    """Returns what fetches so many batches."""
-    if case.way == "numpy":
-        batches = _numpy_batches(split, case.batch_size)
-        next(batches)
-        return lambda count: collections.deque(itertools.islice(batches, count), maxlen=0) and None
-    from fer_tfdata import pipeline
+def _batches(split: Any, case: Case) -> Iterator[Any]:
+    from fer_tfdata import pipeline, records
 
+    if case.way == "numpy":
+        arrays = records.load_split(split, ["image", "label"])
+        return permuted_batches(arrays["image"], arrays["label"], case.batch_size)
     dataset = pipeline.train_dataset(
         split,
         batch_size=case.batch_size,
         seed=_SEED,
         memory_budget_bytes=_UNBOUNDED if case.way == "memory" else 0,
     )
-    return measure.fetching(iter(dataset))
+    return iter(dataset)
 
 
-def _numpy_batches(split: Any, batch_size: int) -> Iterator[Any]:
-    from fer_tfdata import records
-
-    arrays = records.load_split(split)
-    images, labels = arrays["image"], arrays["label"]
-    rng = np.random.default_rng(_SEED)
-    while True:
-        order = rng.permutation(len(images))
-        for start in range(0, len(order) - batch_size + 1, batch_size):
-            batch = order[start : start + batch_size]
-            yield images[batch], labels[batch]
+def _fetching_arrays(batches: Iterator[Any]) -> Callable[[int], None]:
+    return lambda count: collections.deque(itertools.islice(batches, count), maxlen=0) and None
 
 
 def _print_report(content: Mapping[str, Any]) -> None:

@@ -1,10 +1,9 @@
 """What Keras's callbacks leave to be wished for in runs that are killed, continued and watched."""
 
-import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import keras
 from tqdm import tqdm
 from tqdm.keras import TqdmCallback
 
-from fer_tfdata import atomic
+from fer_tfdata.checkpoints import Checkpoints
 from fer_tfdata.errors import InputError
 from fer_tfdata.optimization import inner_optimizer
 
@@ -71,41 +70,66 @@ class ReduceLROnPlateau(keras.callbacks.ReduceLROnPlateau):
         self.model.optimizer.learning_rate.assign(rate)
 
 
-class Backup(keras.callbacks.BackupAndRestore):
-    """Keras's, kept until the run is complete and consistent whenever it is killed.
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Saves a checkpoint every so many steps, at the end of each epoch, and when asked to stop.
 
     Args:
-      backup_dir: this callback's own directory.
+      checkpoints: the run's.
+      every: steps.
+      steps_per_epoch: to count the steps of the whole run.
+      stop_asked: whether the training is to stop; asked after each step.
+
+    Raises:
+      StoppedError: from within `fit`, when it was asked to stop, with the checkpoint saved.
     """
 
-    def __init__(self, backup_dir: Path) -> None:
-        super().__init__(str(backup_dir), delete_checkpoint=False)
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        *,
+        every: int,
+        steps_per_epoch: int,
+        stop_asked: Callable[[], bool],
+    ) -> None:
+        super().__init__()
+        self._checkpoints = checkpoints
+        self._every = every
+        self._steps_per_epoch = steps_per_epoch
+        self._stop_asked = stop_asked
+        self._epoch = 0
 
-    def completed_epochs(self, model: keras.Model, steps_per_epoch: int) -> int:
-        """Returns how many epochs the backup holds, 0 without one, and makes it agree with itself.
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Brings back the sums of an epoch that was interrupted."""
+        self._epoch = epoch
+        if self.model.steps_done:
+            self._checkpoints.restore_metrics()
 
-        Keras writes the weights and then the epoch's number.  The weights' file, which replaces
-        the one before as a whole, also holds the optimizer's count of steps, so it decides.
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Saves, if it is time."""
+        if self.model.steps_done:  # this one was not done here
+            return
+        step = self._epoch * self._steps_per_epoch + batch + 1
+        stop = self._stop_asked()
+        if stop or step % self._every == 0:
+            self._checkpoints.save(step)
+        if stop:
+            raise StoppedError(step)
 
-        Raises:
-          InputError: the backup cannot be read.
-        """
-        if not Path(self._weights_path).is_file():
-            return 0
-        try:
-            model.load_weights(self._weights_path)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"{self._weights_path}: expected the weights of this run, received a file that "
-                f"cannot be read ({error}); start a new run"
-            ) from error
-        # Rounded up: under float16 the optimizer does not count the few steps whose gradients
-        # overflowed.  A backup is only ever written at the end of an epoch.
-        epochs = -(-int(model.optimizer.iterations) // steps_per_epoch)
-        atomic.write_text(
-            Path(self._training_metadata_path), json.dumps({"epoch": epochs, "batch": 0})
-        )
-        return epochs
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Saves what the next epoch begins with."""
+        self._checkpoints.save((epoch + 1) * self._steps_per_epoch)
+
+
+class StoppedError(Exception):
+    """A training was asked to stop, and has saved a checkpoint.
+
+    Attributes:
+      step: how many steps were done.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
 
 
 class Validated(keras.callbacks.Callback):
@@ -155,23 +179,28 @@ class EpochReport(keras.callbacks.Callback):
 
     Args:
       epochs: of the whole run.
-      images_per_epoch: what the speed is computed from.
+      steps_per_epoch: of which those that were done before do not count for the speed.
+      batch_size: images a step.
     """
 
-    def __init__(self, epochs: int, images_per_epoch: int) -> None:
+    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int) -> None:
         super().__init__()
         self._epochs = epochs
-        self._images_per_epoch = images_per_epoch
+        self._steps_per_epoch = steps_per_epoch
+        self._batch_size = batch_size
+        self._steps = 0
         self._start = 0.0
         self._images_per_second = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Starts the clock."""
+        self._steps = self._steps_per_epoch - self.model.steps_done
         self._start = time.perf_counter()
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Stops the clock: what follows is validation."""
-        self._images_per_second = self._images_per_epoch / (time.perf_counter() - self._start)
+        images = self._steps * self._batch_size
+        self._images_per_second = images / (time.perf_counter() - self._start)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Completes the logs and prints the line."""

@@ -6,6 +6,7 @@ puts the windows in order, and ends with an error where one is missing.
 """
 
 import atexit
+import ipaddress
 import queue
 import re
 import socket
@@ -141,16 +142,23 @@ def start_worker(*, dispatcher: str, host: str, port: int) -> tuple[Any, int]:
 
     Args:
       dispatcher: the dispatcher's address, `grpc://host:port`.
-      host: the name or address under which clients reach this machine.
+      host: the name or address under which clients reach this machine; they learn it from the
+        dispatcher.
       port: the worker's, 0 for any.
 
     Returns:
       The server, with a method `stop()`, and the port; the server ends with its last reference.
 
     Raises:
-      InputError: nothing listens at the dispatcher's address, or the port is taken or not one that
-        may be had.
+      InputError: nothing listens at the dispatcher's address, or it is elsewhere and the host is
+        this machine's name for itself, or the port is taken or not one that may be had.
     """
+    if _is_loopback(host) and not _is_loopback(split_address(dispatcher)[0]):
+        raise InputError(
+            "host: expected the name or IP address under which the training reaches this worker, "
+            f"since its dispatcher is at {dispatcher}; received {host}, where every machine finds "
+            "itself; pass this machine's name or IP address as --host"
+        )
     check_reachable(dispatcher)
     port = _free_port(port)
     config = _service.WorkerConfig(
@@ -286,6 +294,13 @@ def _bounded_buffers() -> tf.data.Options:
     options.autotune.enabled = False
     options.experimental_optimization.inject_prefetch = False
     return options
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def _free_port(port: int) -> int:

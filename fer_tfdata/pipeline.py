@@ -55,7 +55,10 @@ def train_dataset(
     A split within the memory budget is loaded once and shuffled as a whole; the batches of a step
     are, put together, the batch that a single process would have.  A larger split streams from its
     shards, which the log says: their order is shuffled, each process reads its part of them, and
-    what it reads is shuffled in windows.
+    what it reads is shuffled in windows of 8,192 images or 128 MiB, whichever is less, but a batch
+    at least, whatever the machine.  How many windows are read at once is chosen such that those in
+    memory take no more than the budget, or 1 GiB where it is less; only where a single one, which
+    takes the memory of five, exceeds that is it exceeded.
 
     Args:
       split: as `records.open_split` returns it.
@@ -108,7 +111,8 @@ def train_dataset(
         memory_budget_bytes >> 20,
         windows.size,
     )
-    return _prefetch(augmented(_streaming(reader, first).skip(skipped), start_step))
+    at_once = streaming.windows_at_once(split.schema, windows, memory_budget_bytes)
+    return _prefetch(augmented(_streaming(reader, first, at_once).skip(skipped), start_step))
 
 
 def eval_dataset(
@@ -213,12 +217,12 @@ def _load(split: records.Split, labels: str) -> tuple[tf.Tensor, tf.Tensor, tf.T
         )
 
 
-def _streaming(reader: streaming.WindowReader, first: int) -> tf.data.Dataset:
+def _streaming(reader: streaming.WindowReader, first: int, at_once: int) -> tf.data.Dataset:
     return (
         tf.data.Dataset.range(first, tf.int64.max)
-        # A window a core: reading, parsing and shuffling never wait for one another.  Without
+        # Several at once: reading, parsing and shuffling never wait for one another.  Without
         # AutoGraph, which has nothing to convert here and takes half a second to find that out.
-        .map(tf.autograph.experimental.do_not_convert(reader.read), streaming.windows_at_once())
+        .map(tf.autograph.experimental.do_not_convert(reader.read), at_once)
         .prefetch(1)
         .flat_map(reader.cut)
     )

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,28 +103,36 @@ class Serializer:
         return serialized
 
 
-def parse_batch(serialized: tf.Tensor, schema: Schema) -> dict[str, tf.Tensor]:
+def parse_batch(
+    serialized: tf.Tensor, schema: Schema, features: Collection[str] | None = None
+) -> dict[str, tf.Tensor]:
     """Parses a batch of examples, string [n], into its features.
 
     A batch at a time, and raw bytes rather than an encoded image: ten times the speed of parsing
     and decoding example by example.
 
+    Args:
+      serialized: the examples.
+      schema: what they hold.
+      features: which are parsed; all of them where none are named.
+
     Returns:
       `image` uint8 [n, *schema.image_shape], `label` int64 [n], `row` int64 [n], and, where the
       schema has them, `votes` int64 [n, 10].
     """
-    wanted = {
+    specs = {
         "image": tf.io.FixedLenFeature([], tf.string),
         "label": tf.io.FixedLenFeature([], tf.int64),
         "row": tf.io.FixedLenFeature([], tf.int64),
     }
     if schema.has_votes:
-        wanted["votes"] = tf.io.FixedLenFeature([NUM_VOTES], tf.int64)
-    features = tf.io.parse_example(serialized, wanted)
-    pixels = tf.io.decode_raw(features["image"], tf.uint8)
-    # Not -1: images of another size could be as many bytes together.
-    image = tf.reshape(pixels, (tf.shape(serialized)[0], *schema.image_shape))
-    return {**features, "image": image}
+        specs["votes"] = tf.io.FixedLenFeature([NUM_VOTES], tf.int64)
+    parsed = tf.io.parse_example(serialized, {name: specs[name] for name in features or specs})
+    if "image" in parsed:
+        pixels = tf.io.decode_raw(parsed["image"], tf.uint8)
+        # Not -1: images of another size could be as many bytes together.
+        parsed["image"] = tf.reshape(pixels, (tf.shape(serialized)[0], *schema.image_shape))
+    return dict(parsed)
 
 
 # The manifest.
@@ -173,8 +181,8 @@ class Split:
 
     @property
     def files(self) -> list[str]:
-        """The shards' paths, in order."""
-        return [str(self.directory / shard.file) for shard in self.shards]
+        """The shards' absolute paths, in order: a graph may be run elsewhere than it was made."""
+        return [str((self.directory / shard.file).absolute()) for shard in self.shards]
 
 
 def sha256_of(path: Path) -> str:
@@ -345,14 +353,15 @@ def load_split(split: Split, features: Sequence[str] | None = None) -> dict[str,
 
     Args:
       split: as `open_split` returns it.
-      features: which to keep; all of them where none are named.
+      features: which to keep; all of them where none are named.  What is not kept is not parsed.
 
     Returns:
       `image` uint8 [n, *image_shape], `label` int64 [n], `row` int64 [n], and, where they were
       given, `votes` int64 [n, 10]; each aligned as TensorFlow wants its own tensors.
 
     Raises:
-      InputError: a shard is damaged; the message names it.
+      InputError: a shard is damaged; the message names it.  The records' checksums, their number
+        and their labels are checked whatever is kept, other features only where they are.
     """
     shapes = {"image": split.schema.image_shape, "label": (), "row": (), "votes": (NUM_VOTES,)}
     given = [name for name in shapes if name != "votes" or split.schema.has_votes]
@@ -363,7 +372,8 @@ def load_split(split: Split, features: Sequence[str] | None = None) -> dict[str,
     shards = [shard for shard in split.shards if shard.records]
     dataset = tf.data.Dataset.from_tensor_slices([str(split.directory / s.file) for s in shards])
     at_once = min(joblib.cpu_count(), _MOST_SHARDS_AT_ONCE)
-    contents = iter(dataset.map(lambda file: _read_shard(file, split.schema), at_once))
+    parsed = {"label", *arrays}
+    contents = iter(dataset.map(lambda file: _read_shard(file, split.schema, parsed), at_once))
     start = 0
     for shard in shards:
         path = split.directory / shard.file
@@ -395,9 +405,9 @@ def _aligned(shape: Sequence[int], dtype: Any) -> npt.NDArray[Any]:
     return raw[start : start + num_bytes].view(dtype).reshape(shape)
 
 
-def _read_shard(file: tf.Tensor, schema: Schema) -> dict[str, tf.Tensor]:
+def _read_shard(file: tf.Tensor, schema: Schema, features: Collection[str]) -> dict[str, tf.Tensor]:
     dataset = tf.data.TFRecordDataset(file, buffer_size=_READ_BUFFER).batch(_READ_BATCH)
-    whole = dataset.map(lambda batch: parse_batch(batch, schema)).rebatch(_MOST_RECORDS)
+    whole = dataset.map(lambda batch: parse_batch(batch, schema, features)).rebatch(_MOST_RECORDS)
     return dict(whole.get_single_element())
 
 

@@ -81,6 +81,11 @@ class Windows:
         return self.steps_per_window * self.schedule.batch_size
 
     @property
+    def most(self) -> int:
+        """Examples that no window exceeds."""
+        return min(self.size + self.schedule.batch_size, len(self.schedule.share))
+
+    @property
     def per_epoch(self) -> int:
         """Windows an epoch."""
         return -(-self.schedule.steps // self.steps_per_window)

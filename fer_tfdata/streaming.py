@@ -2,7 +2,8 @@
 
 A window is a run of records that is read, parsed and permuted as a whole.  Each is a function of
 its number alone, so that several are read at once, here or elsewhere, and none that comes before
-the step a run is continued at has to be.
+the step a run is continued at has to be.  Where a window begins within a shard, the records of that
+shard before it are skipped over, unparsed.
 """
 
 import dataclasses
@@ -23,8 +24,17 @@ from fer_tfdata.seeds import ORDER, fold
 _WINDOW_IMAGES: Final = 8_192
 _WINDOW_BYTES: Final = 128 << 20
 
+# What windows may take together also where the budget is less: a small one, or none, asks for
+# streaming and not for slowness.
+LEAST_MEMORY_BYTES: Final = 1 << 30
+
 # One window a core keeps a small machine busy; more than this would only take memory.
 _MOST_WINDOWS_AT_ONCE: Final = 8
+
+# A window that is being read stands in memory as records, as their images' bytes and as pixels.
+# Two more, as pixels alone, are read already: the one that is cut into batches and the next one.
+_COPIES_WHILE_READ: Final = 3
+_WINDOWS_READ: Final = 2
 
 _READ_BUFFER: Final = 1 << 20
 
@@ -35,9 +45,16 @@ def steps_per_window(schema: records.Schema, batch_size: int) -> int:
     return max(1, images // batch_size)
 
 
-def windows_at_once() -> int:
-    """Returns how many windows this machine reads at the same time."""
-    return min(joblib.cpu_count(), _MOST_WINDOWS_AT_ONCE)
+def windows_at_once(schema: records.Schema, windows: Windows, memory_budget_bytes: int) -> int:
+    """Returns how many windows this machine reads at the same time: one a core, up to eight.
+
+    Fewer where those in memory would together exceed the budget, and `LEAST_MEMORY_BYTES`, but one
+    at least.  The order of the images does not hang on it.
+    """
+    window_bytes = windows.most * math.prod(schema.image_shape)
+    memory_bytes = max(memory_budget_bytes, LEAST_MEMORY_BYTES)
+    within_memory = (memory_bytes // window_bytes - _WINDOWS_READ) // _COPIES_WHILE_READ
+    return max(1, min(joblib.cpu_count(), _MOST_WINDOWS_AT_ONCE, within_memory))
 
 
 class WindowReader:
@@ -60,14 +77,6 @@ class WindowReader:
         self._seed = seed
         self._windows = windows
         self._shards = _Shards.of(split, labels)
-
-    def batches(self, number: tf.Tensor) -> tf.data.Dataset:
-        """Returns the batches of a window.
-
-        Args:
-          number: int64, counted through all epochs of the run.
-        """
-        return self.cut(*self.read(number))
 
     def read(self, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Reads a window.

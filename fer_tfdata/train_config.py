@@ -56,6 +56,7 @@ class TrainConfig:
       augmentation: how the training images are changed.
       augment_on: one of `augmentation_config.PLACEMENTS`; what `auto` means is
         `augmentation.choose_placement`'s to say.
+      checkpoint_every: after how many steps a checkpoint is saved; it changes no result.
       data_service: the address of a tf.data service dispatcher, `grpc://host:port`, whose workers
         prepare the training images; None to prepare them here.
     """
@@ -81,6 +82,7 @@ class TrainConfig:
     seed: int = 0
     augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
     augment_on: str = "auto"
+    checkpoint_every: int = 500
     data_service: str | None = None
 
     def __post_init__(self) -> None:
@@ -101,7 +103,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"{name}: expected one of {', '.join(known)}, received {value!r}")
-        for name in ("epochs", "batch_size", "learning_rate"):
+        for name in ("epochs", "batch_size", "learning_rate", "checkpoint_every"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise InputError(f"{name}: expected more than 0, received {value}")

@@ -9,8 +9,9 @@ import io
 import json
 import logging
 import platform
-import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -34,13 +35,14 @@ from fer_tfdata import (
 )
 from fer_tfdata.augmentation_config import AugmentationConfig
 from fer_tfdata.callbacks import (
-    Backup,
     EpochReport,
     ReduceLROnPlateau,
+    SaveCheckpoints,
     StopOnNonFiniteLoss,
     Validated,
     progress_bar,
 )
+from fer_tfdata.checkpoints import Checkpoints
 from fer_tfdata.errors import InputError
 from fer_tfdata.fast_layers import with_fast_layers
 from fer_tfdata.models import BUILDERS
@@ -70,8 +72,8 @@ def train(
     Args:
       config: what to train.
       run_dir: where the run's files go.
-      resume: continues the run that stands there from its last completed epoch; starts one where
-        there is none.
+      resume: continues the run that stands there from its newest checkpoint, as if it had never
+        been interrupted; starts one where there is none.
       verify: compares the shards' checksums before they are used.
       profile_steps: the first and the last step of this process to profile for TensorBoard,
         counted from 1.
@@ -82,7 +84,8 @@ def train(
     Raises:
       InputError: the data are missing or damaged or have not the labels asked for, the run
         directory is in use or was started with another configuration, the precision does not suit
-        the device, or the loss is not finite.
+        the device, the loss is not finite, or the disk is full.
+      StoppedError: the process got SIGTERM, and has saved a checkpoint.
     """
     policy = choose_policy(config.precision)
     data_dir = Path(config.data_dir)
@@ -132,23 +135,32 @@ def _run(
     _learn_from_teachers(config, model, train_split.schema)
     if config.logit_adjustment:
         model.added_logits = _added_logits(train_split, config.logit_adjustment)
-    backup = Backup(run.checkpoints / "backup")
-    past = _past_epochs(run, backup.completed_epochs(model, steps))
+    checkpoints = Checkpoints(run.checkpoints, model)
+    start_step = checkpoints.restore()
+    past = _past_epochs(run, start_step // steps)
     _write_history(run.history, past)
-    _skip_random_numbers(model, len(past) * steps)
-    dataset = train_batches(config, train_split, model, start_step=len(past) * steps)
+    model.steps_done = start_step % steps
+    dataset = train_batches(config, train_split, model, start_step=start_step)
     try:
-        model.fit(
-            dataset,
-            epochs=config.epochs,
-            steps_per_epoch=steps,
-            validation_data=pipeline.eval_dataset(
-                validation_split, labels=config.labels, batch_size=_EVAL_BATCH
-            ),
-            callbacks=_callbacks(run, config, backup, past, steps, profile_steps),
-            shuffle=False,  # the dataset is, and Keras would warn that it cannot
-            verbose=0,
-        )
+        with _stop_asked_by_sigterm() as stop_asked:
+            saving = SaveCheckpoints(
+                checkpoints,
+                every=config.checkpoint_every,
+                steps_per_epoch=steps,
+                stop_asked=stop_asked,
+            )
+            model.fit(
+                dataset,
+                epochs=config.epochs,
+                initial_epoch=len(past),
+                steps_per_epoch=steps,
+                validation_data=pipeline.eval_dataset(
+                    validation_split, labels=config.labels, batch_size=_EVAL_BATCH
+                ),
+                callbacks=_callbacks(run, config, saving, past, steps, profile_steps),
+                shuffle=False,  # the dataset is, and Keras would warn that it cannot
+                verbose=0,
+            )
     except records.READ_ERRORS as error:
         if lost := data_service.input_error(error):
             raise lost from error
@@ -162,8 +174,28 @@ def _run(
     metrics = evaluation.evaluate(chosen, validation_split, model_name=str(run.model))
     _draw_figures(run, chosen, metrics)
     _write_json(run.metrics, metrics)
-    shutil.rmtree(backup.backup_dir, ignore_errors=True)
+    checkpoints.delete()
     return metrics
+
+
+@contextlib.contextmanager
+def _stop_asked_by_sigterm() -> Iterator[Callable[[], bool]]:
+    """Yields whether SIGTERM came; a second one ends the process as it always would."""
+    asked = False
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield lambda: False
+        return
+
+    def note(number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGTERM, before)
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def build_training_model(
@@ -195,8 +227,11 @@ def build_training_model(
             metrics=[accuracy("accuracy")],
         )
     model.soft_labels = config.soft_labels
-    # Built now, so that a backup finds the optimizer's variables.
+    # Built now, so that a checkpoint finds all variables.
     model.optimizer.build(model.trainable_variables)
+    logits = np.zeros((1, model.output_shape[-1]), np.float32)
+    model.compute_metrics(None, logits if config.soft_labels else np.zeros(1, np.int64), logits)
+    model.reset_metrics()
     return model
 
 
@@ -310,21 +345,21 @@ def _build(config: TrainConfig, schema: records.Schema, *, any_size: bool = Fals
 def _callbacks(
     run: RunDirectory,
     config: TrainConfig,
-    backup: Backup,
+    saving: SaveCheckpoints,
     past: Sequence[Mapping[str, float]],
     steps: int,
     profile_steps: tuple[int, int] | None,
 ) -> list[keras.callbacks.Callback]:
     """Returns the callbacks in the order that a kill between two of them asks for.
 
-    The backup comes last: an epoch counts as done when everything else about it is on the disk.
+    The checkpoint comes last: an epoch counts as done when everything else about it is on the disk.
     What an interrupted epoch wrote before that is written again, and is the same.
     """
     plateau = ReduceLROnPlateau(past, monitor="val_loss", factor=0.2, patience=2, min_lr=1e-6)
     return [
         StopOnNonFiniteLoss(steps),
         *([plateau] if config.schedule == "plateau" else []),
-        EpochReport(config.epochs, steps * config.batch_size),
+        EpochReport(config.epochs, steps, config.batch_size),
         Validated(
             run.checkpoints / "best.weights.h5",
             past,
@@ -336,7 +371,7 @@ def _callbacks(
         ),
         keras.callbacks.TensorBoard(run.tensorboard, profile_batch=profile_steps or 0),
         keras.callbacks.CSVLogger(run.history, append=True),
-        backup,
+        saving,
         *progress_bar(config.epochs, steps, initial_epoch=len(past)),
     ]
 
@@ -371,7 +406,7 @@ def _prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
 
 def _may_become(name: str, started: Any, value: Any) -> bool:
     """Returns whether a run that started with one value may be continued with another."""
-    if name == "data_dir":  # which data these are, their manifest's checksum says
+    if name in ("data_dir", "checkpoint_every"):  # which data these are, their checksum says
         return True
     if name == "data_service":  # of another address, but what is streamed has its own order
         return (started is None) == (value is None)
@@ -429,23 +464,10 @@ def _past_epochs(run: RunDirectory, completed: int) -> list[dict[str, float]]:
     past = _read_history(run.history)[:completed]
     if len(past) != completed:
         raise InputError(
-            f"{run.history}: expected the {completed} epochs that the backup holds, received "
+            f"{run.history}: expected the {completed} epochs that the checkpoint holds, received "
             f"{len(past)}; the run cannot be continued, start a new one"
         )
     return past
-
-
-def _skip_random_numbers(model: keras.Model, steps: int) -> None:
-    """Brings the dropouts' random numbers to where they stood after so many steps.
-
-    Keras's weight files do not hold the state of seed generators; it is a seed, which the run's
-    seed decides, and a count of the calls, one a step.
-    """
-    for layer in model.layers:
-        generator = getattr(layer, "seed_generator", None)
-        if generator is not None:
-            seed, count = keras.ops.convert_to_numpy(generator.state)
-            generator.state.assign(np.array([seed, count + steps], np.uint32))
 
 
 def _draw_figures(run: RunDirectory, model: keras.Model, metrics: Mapping[str, Any]) -> None:

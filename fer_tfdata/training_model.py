@@ -24,14 +24,18 @@ class TrainingModel(keras.Model):
       targets: what a batch is trained towards, float32 [n, outputs], given its images, as they
         were changed, and its labels; None trains towards the labels.
       soft_labels: the loss takes float32 [n, outputs]; other labels it is tested on are converted.
+      steps_done: of the epoch that `fit` begins with, how many it is to count off without doing
+        them, since they were done before.
       added_logits: float32 [outputs], added to the logits in the training's loss alone.
     """
 
-    jit_compile: bool  # Keras's
+    jit_compile: bool  # these two are Keras's
+    train_function: Any
     augment: pipeline.Augment | None = None
     targets: Targets | None = None
     soft_labels = False
     added_logits: npt.NDArray[np.float32] | None = None
+    steps_done = 0
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes what Keras makes, with the augmentation outside of what XLA compiles.
@@ -39,6 +43,8 @@ class TrainingModel(keras.Model):
         Where Keras's jit_compile="auto" says so, as on a GPU, it compiles the whole of
         `train_step`, and XLA cannot compile the augmentation's warp.
         """
+        if self.train_function is not None and not force:
+            return
         self._step_on_augmented = super().train_step
         jit_compile = self.jit_compile
         if self.augment is not None and jit_compile:
@@ -46,6 +52,16 @@ class TrainingModel(keras.Model):
             self.jit_compile = False
         super().make_train_function(force)
         self.jit_compile = jit_compile
+        self.train_function = self._counting_off(self.train_function)
+
+    def _counting_off(self, train: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def train_or_count(iterator: Any) -> Any:
+            if not self.steps_done:
+                return train(iterator)
+            self.steps_done -= 1
+            return self.get_metrics_result()
+
+        return train_or_count
 
     def train_step(self, data: Any) -> Any:
         """Trains on a batch, augmented first where that is this model's to do."""

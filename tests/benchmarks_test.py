@@ -94,6 +94,7 @@ def test_conversion(run_program, demo_csv):
         assert f"ours against {name}: " in table
     memory = content["memory"]
     assert memory["peak_bytes"]["median"] >= memory["before_bytes"]["median"]
+    assert "at the end of the conversion" in memory["what"]
     assert "memory of ours" in table
 
 
@@ -160,6 +161,14 @@ def test_memory_counts_what_is_freed_before_the_end():
         pytest.skip("this system does not set the peak back")
     assert held["risen_bytes"] < 50 << 20
     assert freed["risen_bytes"] > 90 << 20
+
+
+def test_a_summary_of_memory_says_what_was_measured():
+    _, measured = measure.memory_of(lambda: None)
+    if measured is None:
+        pytest.skip("this system does not tell a process's memory")
+    assert measure.summary_of_memory([measured], what="an array")["what"] == "an array"
+    assert measure.summary_of_memory([None], what="an array") is None
 
 
 def test_memory_without_mapped_files_leaves_them_out(tmp_path):

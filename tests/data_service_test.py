@@ -345,6 +345,27 @@ def test_the_tool_says_what_is_missing_in_one_line() -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1", "[::1]"])
+def test_a_worker_that_nobody_else_would_find_is_refused(host) -> None:
+    for dispatcher in ("grpc://192.0.2.1:5050", "grpc://trainer.example:5050", "grpc://[2::1]:1"):
+        with pytest.raises(InputError) as caught:
+            data_service.start_worker(dispatcher=dispatcher, host=host, port=0)
+        assert str(caught.value).startswith("host: expected the name or IP address under which ")
+        assert f"dispatcher is at {dispatcher}; received {host}, " in str(caught.value)
+        assert "as --host" in str(caught.value)
+
+
+@pytest.mark.parametrize("dispatcher", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "192.0.2.1", "worker.example"])
+def test_a_worker_of_a_dispatcher_on_its_machine_may_have_any_name(dispatcher, host) -> None:
+    server, port = data_service.start_dispatcher(port=0)
+    worker, _ = data_service.start_worker(
+        dispatcher=f"grpc://{dispatcher}:{port}", host=host, port=0
+    )
+    worker.stop()
+    server.stop()
+
+
 def test_a_taken_port_is_refused() -> None:
     dispatcher, port = data_service.start_dispatcher(port=0)
     with pytest.raises(InputError, match=f"received {port}: Address already in use"):

@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import sys
 
+import matplotlib.axes
 import numpy as np
 import pytest
 from absl import flags
@@ -11,7 +12,11 @@ from PIL import Image
 
 from benchmarks import measure, pipeline_benchmark
 from benchmarks.pipeline_peers import PEERS, open_inputs, write_image_files
+from fer_tfdata import conversion
 from fer_tfdata.errors import InputError
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
+from tests import failing_peers
+from tests.batch_source import BatchSource, random_batch
 from tests.benchmarks_test import check_promises, check_summary, run_program
 
 __all__ = ["run_program"]  # a fixture
@@ -82,7 +87,9 @@ def test_a_feed_gives_the_split_s_images_with_their_labels(inputs, name) -> None
 def test_the_race(run_program, demo_data_dir, tmp_path, monkeypatch) -> None:
     # In this process: one for each would be what takes the time.
     monkeypatch.setattr(
-        measure, "in_new_process", lambda function, *arguments: function(*arguments)
+        measure,
+        "in_new_process_within",
+        lambda seconds, function, *arguments: function(*arguments),
     )
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     chart = tmp_path / "chart.png"
@@ -109,36 +116,83 @@ def test_the_race(run_program, demo_data_dir, tmp_path, monkeypatch) -> None:
         assert min(picture.size) > 200
 
 
-def test_a_peer_that_is_not_installed_is_left_out_with_the_reason(
-    inputs, demo_data_dir, monkeypatch
+def test_whatever_becomes_of_a_peer_is_the_reason_why_it_is_left_out(
+    demo_data_dir, monkeypatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    reason = pipeline_benchmark.why_not("torch_folder", demo_data_dir, inputs.directory, 20)
-    assert reason is not None
-    assert reason.startswith("not installed (extra: peers): ")
+    monkeypatch.setattr(pipeline_benchmark, "check", failing_peers.check)
+    monkeypatch.setattr(pipeline_benchmark, "measured", failing_peers.measured)
+    monkeypatch.setattr(pipeline_benchmark, "_LIMIT_SECONDS", 3.0)
+    names = [
+        *(failing_peers.CRASHES, failing_peers.EXITS, failing_peers.HANGS),
+        *(failing_peers.FAILS_LATER, failing_peers.NOT_INSTALLED, failing_peers.RUNS),
+    ]
+    content = pipeline_benchmark.race(demo_data_dir, names, repeats=2, seconds=0, batch_size=20)
+    reasons = content["skipped"]
+    assert "terminated abruptly" in reasons.pop(failing_peers.CRASHES)
+    assert reasons == {
+        failing_peers.EXITS: "fails: SystemExit: no such device",
+        failing_peers.HANGS: "fails: TimeoutError: took longer than 3 s",
+        failing_peers.FAILS_LATER: "fails: RuntimeError: out of memory",
+        failing_peers.NOT_INSTALLED: "not installed (extra: peers): no grain",
+    }
+    assert content["variants"].keys() == {failing_peers.RUNS}
+    assert content["variants"][failing_peers.RUNS]["images_per_second"]["raw"] == [10, 10]
 
 
-def test_a_peer_that_is_broken_is_left_out_with_the_reason(
+def test_a_race_that_nobody_can_run_is_refused(demo_data_dir, monkeypatch) -> None:
+    monkeypatch.setattr(pipeline_benchmark, "check", failing_peers.check)
+    with pytest.raises(InputError, match=r"received grain_memory not installed .*: no grain$"):
+        pipeline_benchmark.race(
+            demo_data_dir, [failing_peers.NOT_INSTALLED], repeats=1, seconds=0, batch_size=20
+        )
+
+
+def test_what_a_peer_imports_is_imported_before_the_clock_starts(
     inputs, demo_data_dir, tmp_path, monkeypatch
 ) -> None:
-    (tmp_path / "broken_peer.py").write_text("raise RuntimeError('built for another version')")
+    (tmp_path / "module_of_a_peer.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    peer = dataclasses.replace(PEERS["numpy_permutation"], modules=("broken_peer",))
-    monkeypatch.setitem(PEERS, "numpy_permutation", peer)
-    reason = pipeline_benchmark.why_not("numpy_permutation", demo_data_dir, inputs.directory, 20)
-    assert reason == "does not start: RuntimeError: built for another version"
-
-
-def test_a_peer_that_does_not_start_is_left_out_with_the_reason(
-    inputs, demo_data_dir, monkeypatch
-) -> None:
-    def fail(inputs):
-        raise RuntimeError("no such device")
-
     peer = PEERS["numpy_permutation"]
-    monkeypatch.setitem(PEERS, "numpy_permutation", dataclasses.replace(peer, feed=fail))
-    reason = pipeline_benchmark.why_not("numpy_permutation", demo_data_dir, inputs.directory, 20)
-    assert reason == "does not start: RuntimeError: no such device"
+
+    def feed(given):
+        assert "module_of_a_peer" in sys.modules
+        return peer.feed(given)
+
+    importing = dataclasses.replace(peer, feed=feed, modules=("module_of_a_peer",))
+    monkeypatch.setitem(PEERS, "numpy_permutation", importing)
+    arguments = ("numpy_permutation", demo_data_dir, inputs.directory, 20)
+    assert pipeline_benchmark.measured(*arguments, 0.0)["images_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "expressions", "received"),
+    [
+        ((48, 48, 3), EXPRESSIONS, "3 channels and 7 expressions"),
+        ((48, 48, 1), EIGHT_EXPRESSIONS, "1 channels and 8 expressions"),
+    ],
+)
+def test_data_that_not_all_peers_can_read_are_refused(
+    tmp_path, image_shape, expressions, received
+) -> None:
+    batch = random_batch(["train"] * 4, image_shape=image_shape)
+    conversion.convert(BatchSource([batch], image_shape, expressions), tmp_path)
+    with pytest.raises(InputError, match=f"gray images of 7 expressions.*received {received}"):
+        open_inputs(tmp_path, tmp_path / "inputs", 2)
+
+
+def test_the_chart_names_the_size_of_the_images(tmp_path, monkeypatch) -> None:
+    labels = []
+    monkeypatch.setattr(
+        matplotlib.axes.Axes, "set_xlabel", lambda axes, label: labels.append(label)
+    )
+    content = {
+        "batch_size": 32,
+        "image_shape": [96, 64, 1],
+        "hardware": {"cpu": "a processor", "cores": 2},
+        "variants": {"tfds": {"images_per_second": {"median": 2.0, "min": 1.0, "max": 3.0}}},
+    }
+    pipeline_benchmark.draw_chart(content, tmp_path / "chart.png")
+    assert [label.split(" (")[0] for label in labels] == ["images a second, 96x64"]
 
 
 def test_an_unknown_variant_is_refused() -> None:

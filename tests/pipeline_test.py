@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import logging
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from fer_tfdata import conversion, data_service, ferplus, labelling, pipeline, records, streaming
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
+from fer_tfdata.schedule import Schedule, Windows
 from fer_tfdata.sources import KaggleCsv
 from tests.batch_source import BatchSource, random_batch
 from tests.ferplus_test import votes_on_every_row
@@ -227,10 +229,10 @@ def test_processes_augment_differently(split) -> None:
     assert not np.array_equal(*flips)
 
 
-def test_streaming_starts_anywhere_without_reading_what_comes_before(
+def test_a_streaming_process_reads_its_own_part_alone(
     split_of_shards, monkeypatch, tmp_path
 ) -> None:
-    # A process reads its own part alone: the other one's shards need not be there.
+    # The other one's shards need not be there.
     monkeypatch.setattr(streaming, "_WINDOW_IMAGES", 10)
     split = split_of_shards(2)
     arguments = {"batch_size": 10, "seed": 0, "memory_budget_bytes": STREAMING}
@@ -253,6 +255,31 @@ def test_streaming_starts_anywhere_without_reading_what_comes_before(
     (directory / split.shards[1].file).unlink()
     part = batches(alone, 7, process_index=reader_of_first, process_count=2, **arguments)
     assert [key for images, _ in part for key in keys(images)] == shards[reader_of_first]
+
+
+def test_streaming_from_a_late_window_needs_no_shard_that_comes_before_it(
+    split_of_shards, monkeypatch, tmp_path
+) -> None:
+    # A window a shard, and two steps a window.
+    monkeypatch.setattr(streaming, "_WINDOW_IMAGES", 28)
+    split = split_of_shards(5)
+    assert [shard.records for shard in split.shards] == [28] * 5
+    arguments = {"batch_size": 14, "seed": 2, "memory_budget_bytes": STREAMING}
+    second_epoch = batches(split, 20, **arguments)[10:]
+    shard_of = {
+        key: number // 28 for number, key in enumerate(keys(records.load_split(split)["image"]))
+    }
+    order = [shard_of[keys(images)[0]] for images, _ in second_epoch[::2]]
+    assert sorted(order) == list(range(5))
+    assert order != list(range(5))
+
+    copied = shutil.copytree(split.directory, tmp_path / "late")
+    for number in order[:3]:
+        (copied / split.shards[number].file).unlink()
+    late = dataclasses.replace(split, directory=copied)
+    assert same(batches(late, 4, start_step=16, **arguments), second_epoch[6:])
+    with pytest.raises(records.READ_ERRORS):
+        batches(late, 4, start_step=14, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -295,12 +322,35 @@ def test_evaluation_sees_every_example_once_in_order(demo_data_dir, batch_size) 
         assert (np.concatenate([part[index] for part in parts]) == truth[field]).all()
 
 
-def test_a_split_above_the_memory_budget_streams_and_says_so(split, caplog) -> None:
+def test_a_split_above_the_memory_budget_streams_and_says_so(split, caplog, monkeypatch) -> None:
+    def refuse(*arguments):
+        raise AssertionError("the split was loaded")
+
+    budget = 140 * 48 * 48
     with caplog.at_level(logging.WARNING):
-        pipeline.train_dataset(split, batch_size=8, seed=0, memory_budget_bytes=IN_MEMORY)
+        batches(split, 1, batch_size=8, seed=0, memory_budget_bytes=budget)
         assert not caplog.records
-        pipeline.train_dataset(split, batch_size=8, seed=0, memory_budget_bytes=1000)
+        monkeypatch.setattr(records, "load_split", refuse)
+        ((images, _),) = batches(split, 1, batch_size=8, seed=0, memory_budget_bytes=budget - 1)
     assert "streaming" in caplog.text
+    assert len(images) == 8
+    with pytest.raises(AssertionError, match="the split was loaded"):
+        pipeline.train_dataset(split, batch_size=8, seed=0, memory_budget_bytes=budget)
+
+
+@pytest.mark.parametrize("labels", ferplus.KINDS)
+def test_streaming_with_ferplus_loads_no_image(voted_split, monkeypatch, labels) -> None:
+    # Of a size that none of the images has, so that decoding one is an error.
+    schema = dataclasses.replace(voted_split.schema, image_shape=(96, 96, 1))
+    dataset = pipeline.train_dataset(
+        dataclasses.replace(voted_split, schema=schema),
+        labels=labels,
+        batch_size=8,
+        seed=0,
+        memory_budget_bytes=STREAMING,
+    )
+    with pytest.raises(records.READ_ERRORS):
+        next(iter(dataset))
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 141])
@@ -461,6 +511,70 @@ def test_large_images_are_shuffled_in_windows_of_bounded_bytes() -> None:
     assert streaming.steps_per_window(large, 64) == 1  # never less than a batch
 
 
+FER2013 = (48, 48, 1)
+LARGE = (1024, 1024, 3)
+TWICE_FER2013 = (68, 68, 1)  # still 8,192 images a window: 38 MB
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "batch_size", "cores", "budget", "expected"),
+    [
+        (FER2013, 256, 1, 0, 1),
+        (FER2013, 256, 2, 0, 2),
+        (FER2013, 256, 64, 0, 8),
+        (FER2013, 256, 64, IN_MEMORY, 8),
+        (TWICE_FER2013, 256, 64, 0, 8),
+        (LARGE, 16, 64, 0, 1),
+        (LARGE, 16, 2, IN_MEMORY, 2),
+        (LARGE, 16, 64, IN_MEMORY, 4),
+        (LARGE, 16, 64, 8 << 30, 8),
+        (LARGE, 4096, 64, IN_MEMORY, 1),  # a batch is more than the budget
+    ],
+)
+def test_fewer_windows_are_read_at_once_where_memory_would_not_hold_them(
+    monkeypatch, image_shape, batch_size, cores, budget, expected
+) -> None:
+    monkeypatch.setattr(streaming.joblib, "cpu_count", lambda: cores)
+    schema = records.Schema(image_shape, EXPRESSIONS)
+    schedule = Schedule(examples=100_000, batch_size=batch_size)
+    windows = Windows(
+        schedule=schedule, steps_per_window=streaming.steps_per_window(schema, batch_size)
+    )
+    assert streaming.windows_at_once(schema, windows, budget) == expected
+
+
+@given(
+    side=st.integers(1, 2000),
+    batch_size=st.integers(1, 4096),
+    cores=st.integers(1, 256),
+    budget=st.integers(0, 1 << 36),
+)
+def test_the_windows_in_memory_stay_within_the_budget_or_are_read_one_by_one(
+    side, batch_size, cores, budget
+) -> None:
+    schema = records.Schema((side, side, 3), EXPRESSIONS)
+    windows = Windows(
+        schedule=Schedule(examples=100_000, batch_size=batch_size),
+        steps_per_window=streaming.steps_per_window(schema, batch_size),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming.joblib, "cpu_count", lambda: cores)
+        at_once = streaming.windows_at_once(schema, windows, budget)
+    # Each as records, as bytes and as pixels; two more as pixels.
+    taken = (3 * at_once + 2) * windows.most * side * side * 3
+    assert 1 <= at_once <= cores
+    assert at_once == 1 or taken <= max(budget, 1 << 30)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 64])
+def test_the_order_does_not_hang_on_the_cores(split, monkeypatch, cores) -> None:
+    monkeypatch.setattr(streaming, "_WINDOW_IMAGES", 20)
+    arguments = {"batch_size": 10, "seed": 0, "memory_budget_bytes": STREAMING}
+    here = batches(split, 20, **arguments)
+    monkeypatch.setattr(streaming.joblib, "cpu_count", lambda: cores)
+    assert same(batches(split, 20, **arguments), here)
+
+
 def test_a_manifest_that_counts_the_votes_otherwise_is_refused(voted_split) -> None:
     counts = {kind: count - 1 for kind, count in voted_split.ferplus_examples.items()}
     changed = dataclasses.replace(voted_split, ferplus_examples=counts)
@@ -491,3 +605,17 @@ def test_the_data_service_gives_what_is_streamed_here(
     # Though the split would fit into memory.
     served = batches(split, 14, data_service_address=data_service_address, **arguments)
     assert same(here, served)
+
+
+def test_the_data_service_reads_what_was_given_as_a_relative_path(
+    demo_data_dir, monkeypatch, data_service_address
+) -> None:
+    arguments = {"batch_size": 20, "seed": 6}
+    here = batches(
+        records.open_split(demo_data_dir, "train"), 3, memory_budget_bytes=STREAMING, **arguments
+    )
+    monkeypatch.chdir(demo_data_dir.parent)
+    split = records.open_split(Path(demo_data_dir.name), "train")
+    served = pipeline.train_dataset(split, data_service_address=data_service_address, **arguments)
+    monkeypatch.chdir("/")  # where the workers are
+    assert same(here, list(served.take(3).as_numpy_iterator()))

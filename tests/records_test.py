@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
@@ -171,6 +172,39 @@ def test_records_of_another_content_are_noticed(data_dir: Path, label: int, feat
     with pytest.raises(InputError, match="damaged") as caught:
         records.load_split(records.open_split(data_dir, "validation"))
     assert str(path) in str(caught.value)
+
+
+def test_what_is_not_asked_for_is_not_decoded(data_dir: Path):
+    split = records.open_split(data_dir, "validation")
+    # Of which no image could be decoded.
+    larger = dataclasses.replace(split, schema=records.Schema((96, 96, 1), EXPRESSIONS))
+    with pytest.raises(InputError, match="damaged"):
+        records.load_split(larger, ["image"])
+    loaded = records.load_split(larger, ["row"])
+    assert loaded.keys() == {"row"}
+    np.testing.assert_array_equal(loaded["row"], records.load_split(split)["row"])
+
+
+def test_a_flipped_byte_of_an_image_is_noticed_where_only_votes_are_read(
+    demo_csv: Path, tmp_path: Path
+):
+    votes = votes_on_every_row(demo_csv, tmp_path / "votes.csv")
+    conversion.convert(KaggleCsv((demo_csv,)), tmp_path / "data", votes=votes)
+    split = records.open_split(tmp_path / "data", "validation")
+    expected = records.load_split(split)["votes"]
+    np.testing.assert_array_equal(records.load_split(split, ["votes"])["votes"], expected)
+    path = shard_path(tmp_path / "data")
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        records.load_split(split, ["votes"])
+
+
+def test_the_shards_paths_are_absolute(data_dir: Path, monkeypatch):
+    monkeypatch.chdir(data_dir.parent)
+    split = records.open_split(Path(data_dir.name), "validation")
+    assert split.files == [str(shard_path(data_dir))]
 
 
 @pytest.mark.parametrize("count", [34, 36])

@@ -53,6 +53,15 @@ def test_the_shares_cover_an_epoch_once_and_fill_its_steps(parts) -> None:
         assert part.steps * part.batch_size <= len(part.share)
 
 
+@given(schedules(), st.integers(1, 40))
+def test_no_window_is_larger_than_the_largest(parts, steps_per_window) -> None:
+    for schedule in parts:
+        windows = Windows(schedule=schedule, steps_per_window=steps_per_window)
+        rest = len(schedule.share) - (windows.per_epoch - 1) * windows.size
+        assert max(rest, windows.size * (windows.per_epoch > 1)) <= windows.most
+        assert windows.most <= min(len(schedule.share), windows.size + schedule.batch_size)
+
+
 @given(schedules(), st.integers(1, 40), st.integers(0, 10_000))
 def test_windows_hold_every_step_once(parts, steps_per_window, step) -> None:
     for schedule in parts:

@@ -6,6 +6,7 @@
 
 Each prints its address when it is ready and runs until SIGTERM or Ctrl-C. Both listen on all of
 the machine's network interfaces, and neither asks who connects: use them in a trusted network.
+With several machines, give each of them its --host.
 """
 
 import os
@@ -35,8 +36,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string(
         "host",
         "127.0.0.1",
-        "The name or IP address under which the others reach this machine: of a worker, the "
-        "training must reach it.",
+        "The name or IP address under which the others reach this machine. Of a worker: where the "
+        "training fetches what it prepared. Of a dispatcher: what stands in the address that it "
+        "prints, for workers and training to use.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(

@@ -110,8 +110,13 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_bool(
         "resume",
         False,
-        "Continues the run in --run_dir from its last completed epoch; starts it where there is "
-        "none.",
+        "Continues the run in --run_dir from its newest checkpoint; starts it where there is none.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "checkpoint_every",
+        TrainConfig.checkpoint_every,
+        "After how many steps a checkpoint to --resume from is saved.",
         flag_values=flag_values,
     )
     flags.DEFINE_list(

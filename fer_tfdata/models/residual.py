@@ -1,8 +1,7 @@
 """Residual networks for small images (He et al. 2015, arXiv:1512.03385), in three sizes.
 
 A 4x4 stem halves the image; three stages of basic blocks follow, each of twice the channels and
-half the width and height of the one before.  The last normalisation of a block starts at zero, so
-that the network begins as its shortcuts (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
+half the width and height of the one before.
 """
 
 from typing import Final
@@ -122,8 +121,6 @@ def _basic_block(
         kernel_initializer="he_normal",
         name=f"{name}_conv2",
     )(x)
-    x = layers.BatchNormalization(
-        momentum=BN_MOMENTUM, gamma_initializer="zeros", name=f"{name}_conv2_bn"
-    )(x)
+    x = layers.BatchNormalization(momentum=BN_MOMENTUM, name=f"{name}_conv2_bn")(x)
     x = layers.Add(name=f"{name}_add")([x, shortcut])
     return layers.ReLU(name=f"{name}_relu")(x)

@@ -1,0 +1,123 @@
+"""All that a training goes on from, in files that are complete, checked and two at a time.
+
+A checkpoint holds the values of every variable that a step reads or writes: weights, moving
+averages, the optimizer's moments and step count, the loss scale, random states, and the sums behind
+the epoch's loss and accuracy.  Everything else (order of the data, their changes, learning rate) is
+a function of the step.
+"""
+
+import logging
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from fer_tfdata import atomic
+from fer_tfdata.errors import InputError
+
+_KEPT: Final = 2
+_PATTERN: Final = "step-*.npz"
+
+# What reading a file raises that is cut off or altered; each array carries a checksum.
+_DAMAGE: Final = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zipfile.LargeZipFile)
+
+_Arrays = list[npt.NDArray[Any]]
+
+_log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      directory: where they stand, nothing else with such names beside them.
+      model: compiled, with its optimizer built.
+    """
+
+    def __init__(self, directory: Path, model: keras.Model) -> None:
+        self._directory = directory
+        self._model = model
+        self._metrics: _Arrays = []
+
+    def save(self, step: int) -> None:
+        """Writes the model's state after so many steps, and deletes all but the newest two.
+
+        Raises:
+          InputError: it cannot be written, the disk being full for instance; those before stay.
+        """
+        path = self._directory / f"step-{step:09d}.npz"
+        arrays = {
+            f"{number:05d} {variable.path}": keras.ops.convert_to_numpy(variable)
+            for number, variable in enumerate(self._variables())
+        }
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with atomic.replacing(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, **arrays)
+        except OSError as error:
+            raise InputError(
+                f"{path}: could not be written ({error.strerror or error}); make room and continue "
+                "with --resume, from the checkpoint before"
+            ) from error
+        for old in self._paths()[_KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def restore(self) -> int:
+        """Brings the model to the newest readable checkpoint's state and returns its step.
+
+        A damaged one is left for the one before, with a warning.
+
+        Returns:
+          The step, 0 where there is no checkpoint and nothing was changed.
+
+        Raises:
+          InputError: there are checkpoints, and none can be read.
+        """
+        paths = self._paths()
+        for path in paths:
+            try:
+                arrays = self._read(path)
+            except _DAMAGE as error:
+                _log.warning("%s is damaged (%s); trying the one before", path, error)
+                continue
+            variables = self._variables()
+            for variable, value in zip(variables, arrays, strict=True):
+                variable.assign(value)
+            self._metrics = arrays[len(variables) - len(self._model.metrics_variables) :]
+            return int(path.stem.removeprefix("step-"))
+        if paths:
+            raise InputError(
+                f"{self._directory}: expected a checkpoint of this run, received "
+                f"{len(paths)} that cannot be read; start a new run"
+            )
+        return 0
+
+    def restore_metrics(self) -> None:
+        """Brings the epoch's sums, which `fit` has set to zero, to where `restore` found them."""
+        for variable, value in zip(self._model.metrics_variables, self._metrics, strict=True):
+            variable.assign(value)
+
+    def delete(self) -> None:
+        """Deletes them all: the run is complete."""
+        for path in self._paths():
+            path.unlink()
+
+    def _variables(self) -> Sequence[Any]:
+        model = self._model
+        return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+
+    def _paths(self) -> list[Path]:
+        """Returns the checkpoints, the newest first."""
+        return sorted(self._directory.glob(_PATTERN), reverse=True)
+
+    def _read(self, path: Path) -> _Arrays:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [file[name] for name in sorted(file.files)]
+        shapes = [tuple(variable.shape) for variable in self._variables()]
+        if [array.shape for array in arrays] != shapes:
+            raise ValueError("its variables are not those of this model")
+        return arrays
