@@ -3,10 +3,11 @@
 import csv
 import shutil
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.axes
 import matplotlib.figure
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +98,81 @@ def image_rows(rows: Mapping[str, npt.NDArray[np.uint8]], path: Path) -> None:
                     fontsize=10,
                 )
     _save(figure, path)
+
+
+def captioned_images(
+    images: npt.NDArray[np.uint8], captions: Sequence[str], path: Path, *, columns: int = 8
+) -> None:
+    """Draws images row by row, each below its caption.
+
+    Args:
+      images: uint8 [n, height, width, 1 or 3].
+      captions: n.
+      path: the PNG.
+      columns: images in a row.
+    """
+    rows = -(-len(images) // columns)
+    figure = matplotlib.figure.Figure(figsize=(1.5 * columns, 1.7 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, image, caption in zip(grid, images, captions, strict=False):  # the last row's rest
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(caption, fontsize=9)
+    _save(figure, path)
+
+
+def mistakes(
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float64],
+    names: Sequence[str],
+    expressions: Sequence[str],
+    path: Path,
+    *,
+    columns: int = 4,
+) -> None:
+    """Draws wrongly answered images, each beside its three highest probabilities.
+
+    Args:
+      images: uint8 [n, height, width, 1 or 3].
+      labels: int64 [n], the truth.
+      probabilities: float64 [n, expressions].
+      names: of the images, n.
+      expressions: in order.
+      path: the PNG.
+      columns: images in a row.
+    """
+    rows = -(-len(images) // columns)
+    figure = matplotlib.figure.Figure(figsize=(3.6 * columns, 1.9 * rows), layout="constrained")
+    figure.suptitle("surest wrong answers: the truth green, the answer red", fontsize=11)
+    grid = figure.subplots(rows, 2 * columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        picture, bars = grid[2 * number], grid[2 * number + 1]
+        picture.imshow(image, cmap="gray", vmin=0, vmax=255)
+        picture.set_title(f"true: {expressions[label]}\n{names[number]}", fontsize=9)
+        bars.axis("on")
+        _draw_highest(bars, probabilities[number], label, expressions)
+    _save(figure, path)
+
+
+def _draw_highest(
+    axes: matplotlib.axes.Axes,
+    probabilities: npt.NDArray[np.float64],
+    label: int,
+    expressions: Sequence[str],
+) -> None:
+    highest = np.argsort(-probabilities, kind="stable")[:3]
+    colours = [
+        "tab:green" if i == label else "tab:red" if i == highest[0] else "lightgray"
+        for i in highest
+    ]
+    axes.barh(range(len(highest)), probabilities[highest], height=0.35, color=colours)
+    for place, i in enumerate(highest):
+        axes.text(0.02, place - 0.25, f"{expressions[i]} {probabilities[i]:.2f}", fontsize=9)
+    axes.set(xlim=(0, 1), ylim=(2.5, -0.7), xticks=[], yticks=[])
 
 
 def model_diagram(model: "keras.Model", path: Path) -> None:

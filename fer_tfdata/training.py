@@ -114,6 +114,7 @@ def _check_data(
     if config.data_service is not None:
         data_service.check_reachable(config.data_service)
     pipeline.steps_per_epoch(train_split, config.batch_size, config.labels)
+    _build(config, train_split.schema, any_size=config.augmentation.crop > 0)
     num_classes = len(labelling.class_names(train_split.schema, config.labels))
     measured = evaluation.choose_labels(num_classes, validation_split.schema)
     for labels in (config.labels, measured):
@@ -269,15 +270,15 @@ def train_batches(
             data_service_address=config.data_service,
         )
 
-    steps = pipeline.steps_per_epoch(split, config.batch_size, config.labels)
-    clean_from = (config.epochs - config.clean_epochs) * steps
-    if start_step >= clean_from:
-        return batches(start_step, config.clean_augmentation, changed_later=False)
     changed = batches(start_step, config.augmentation, changed_later=on_device)
     if not config.clean_epochs:
         return changed
-    clean = batches(clean_from, config.clean_augmentation, changed_later=False)
-    return changed.take(clean_from - start_step).concatenate(clean)
+    steps = pipeline.steps_per_epoch(split, config.batch_size, config.labels)
+    clean_from = (config.epochs - config.clean_epochs) * steps
+    clean = batches(max(start_step, clean_from), config.clean_augmentation, changed_later=False)
+    # Also where nothing is left of the first part: cropped and whole images together have no size
+    # that TensorFlow knows beforehand, and a step that knows one rounds otherwise.
+    return changed.take(max(clean_from - start_step, 0)).concatenate(clean)
 
 
 def _smoothed(labels: tf.Tensor, smoothing: float) -> tf.Tensor:

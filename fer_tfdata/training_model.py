@@ -65,7 +65,7 @@ class TrainingModel(keras.Model):
 
     def train_step(self, data: Any) -> Any:
         """Trains on a batch, augmented first where that is this model's to do."""
-        images, labels = data
+        images, labels, *weights = data
         if (augment := self.augment) is not None:
             unchanged, seed, due = images
             images, labels = tf.cond(
@@ -73,7 +73,7 @@ class TrainingModel(keras.Model):
             )
         if self.targets is not None:
             labels = self.targets(images, labels)
-        return self._step_on_augmented((images, labels))
+        return self._step_on_augmented((images, labels, *weights))
 
     def test_step(self, data: Any) -> Any:
         """Tests on a batch, with its labels in the form that the loss takes."""

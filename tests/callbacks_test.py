@@ -54,7 +54,10 @@ def test_replaying_the_past_leaves_the_rate_that_the_backup_restored() -> None:
 
 
 def test_an_epoch_s_line_says_how_fast_it_was(capsys) -> None:
-    report = callbacks.EpochReport(epochs=3, images_per_epoch=100)
+    model, _, _ = regression()
+    model.steps_done = 0
+    report = callbacks.EpochReport(epochs=3, steps_per_epoch=10, batch_size=10)
+    report.set_model(model)
     report.on_epoch_begin(1)
     report.on_test_begin()
     logs = {"loss": 1.0, "accuracy": 0.5, "val_loss": 2.0, "val_accuracy": 0.25}

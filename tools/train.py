@@ -237,12 +237,16 @@ def main(argv: Sequence[str]) -> None:
     config = config_from_flags(values)
     steps = profile_steps(values.profile_steps)
     command_line.import_tensorflow_quietly()
-    from fer_tfdata import training
+    from fer_tfdata import callbacks, training
 
     run_dir = Path(values.run_dir)
-    metrics = training.train(
-        config, run_dir, resume=values.resume, verify=values.verify, profile_steps=steps
-    )
+    try:
+        metrics = training.train(
+            config, run_dir, resume=values.resume, verify=values.verify, profile_steps=steps
+        )
+    except callbacks.StoppedError as stopped:
+        print(f"{run_dir}: {stopped}; continue with the same command and --resume")
+        return
     low, high = metrics["accuracy_ci95"]
     print(f"{run_dir}")
     print(
