@@ -175,7 +175,9 @@ class Validated(keras.callbacks.Callback):
 
 
 class EpochReport(keras.callbacks.Callback):
-    """Adds the rate and the speed to each epoch's logs, and prints the epoch as one line on stderr.
+    """Adds rate, speed and wait to each epoch's logs, and prints the epoch as one line on stderr.
+
+    `input_wait` is the share of the training's time in which steps waited for their batches.
 
     Args:
       epochs: of the whole run.
@@ -190,23 +192,28 @@ class EpochReport(keras.callbacks.Callback):
         self._batch_size = batch_size
         self._steps = 0
         self._start = 0.0
+        self._waited_before = 0.0
         self._images_per_second = 0.0
+        self._input_wait = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Starts the clock."""
+        self._waited_before = self.model.seconds_waited
         self._steps = self._steps_per_epoch - self.model.steps_done
         self._start = time.perf_counter()
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Stops the clock: what follows is validation."""
-        images = self._steps * self._batch_size
-        self._images_per_second = images / (time.perf_counter() - self._start)
+        seconds = time.perf_counter() - self._start
+        self._images_per_second = self._steps * self._batch_size / seconds
+        self._input_wait = (self.model.seconds_waited - self._waited_before) / seconds
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Completes the logs and prints the line."""
         logs = logs if logs is not None else {}
         logs["learning_rate"] = float(self.model.optimizer.learning_rate)
         logs["images_per_second"] = self._images_per_second
+        logs["input_wait"] = self._input_wait
         tqdm.write(
             f"epoch {epoch + 1}/{self._epochs}: loss {logs['loss']:.4f}, "
             f"accuracy {logs['accuracy']:.4f}, val_loss {logs['val_loss']:.4f}, "

@@ -1,5 +1,6 @@
 """The model that `fit` trains: a functional one with fast layers, and what a step does beyond."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class TrainingModel(keras.Model):
       soft_labels: the loss takes float32 [n, outputs]; other labels it is tested on are converted.
       steps_done: of the epoch that `fit` begins with, how many it is to count off without doing
         them, since they were done before.
+      seconds_waited: for batches, since the model was made: from a step's beginning until its
+        batch was there.
       added_logits: float32 [outputs], added to the logits in the training's loss alone.
     """
 
@@ -36,35 +39,45 @@ class TrainingModel(keras.Model):
     soft_labels = False
     added_logits: npt.NDArray[np.float32] | None = None
     steps_done = 0
+    seconds_waited = 0.0
 
     def make_train_function(self, force: bool = False) -> None:
-        """Makes what Keras makes, with the augmentation outside of what XLA compiles.
+        """Makes what Keras makes, with what XLA cannot compile outside of what it compiles.
 
         Where Keras's jit_compile="auto" says so, as on a GPU, it compiles the whole of
-        `train_step`, and XLA cannot compile the augmentation's warp.
+        `train_step`; XLA knows neither the augmentation's warp nor the clock.
         """
         if self.train_function is not None and not force:
             return
-        self._step_on_augmented = super().train_step
         jit_compile = self.jit_compile
-        if self.augment is not None and jit_compile:
-            self._step_on_augmented = tf.function(super().train_step, jit_compile=True)
+        self._compiled_step = super().train_step
+        if jit_compile:
+            self._compiled_step = tf.function(super().train_step, jit_compile=True)
             self.jit_compile = False
+        with tf.device("/cpu:0"):
+            self._batch_arrived = tf.Variable(0.0, trainable=False, dtype=tf.float64)
         super().make_train_function(force)
         self.jit_compile = jit_compile
-        self.train_function = self._counting_off(self.train_function)
+        self.train_function = self._accounted(self.train_function)
 
-    def _counting_off(self, train: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def _accounted(self, train: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Returns what counts off the steps that were done before, and times the others' wait."""
+
         def train_or_count(iterator: Any) -> Any:
-            if not self.steps_done:
-                return train(iterator)
-            self.steps_done -= 1
-            return self.get_metrics_result()
+            if self.steps_done:
+                self.steps_done -= 1
+                return self.get_metrics_result()
+            begin = time.time()  # what tf.timestamp counts from
+            results = train(iterator)
+            self.seconds_waited += max(0.0, float(self._batch_arrived) - begin)
+            return results
 
         return train_or_count
 
     def train_step(self, data: Any) -> Any:
         """Trains on a batch, augmented first where that is this model's to do."""
+        with tf.control_dependencies(tf.nest.flatten(data)):
+            self._batch_arrived.assign(tf.timestamp())
         images, labels, *weights = data
         if (augment := self.augment) is not None:
             unchanged, seed, due = images
@@ -73,7 +86,7 @@ class TrainingModel(keras.Model):
             )
         if self.targets is not None:
             labels = self.targets(images, labels)
-        return self._step_on_augmented((images, labels, *weights))
+        return self._compiled_step((images, labels, *weights))
 
     def test_step(self, data: Any) -> Any:
         """Tests on a batch, with its labels in the form that the loss takes."""

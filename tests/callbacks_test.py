@@ -55,7 +55,7 @@ def test_replaying_the_past_leaves_the_rate_that_the_backup_restored() -> None:
 
 def test_an_epoch_s_line_says_how_fast_it_was(capsys) -> None:
     model, _, _ = regression()
-    model.steps_done = 0
+    model.steps_done, model.seconds_waited = 0, 0.0
     report = callbacks.EpochReport(epochs=3, steps_per_epoch=10, batch_size=10)
     report.set_model(model)
     report.on_epoch_begin(1)
