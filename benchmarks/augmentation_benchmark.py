@@ -256,7 +256,7 @@ def _fitting(
     )
     model = training.build_training_model(config, policy, split.schema, steps_per_epoch=steps)
     batches = training.train_batches(config, split, model, start_step=0)
-    return lambda: measure.epoch_seconds(model, batches, steps) / steps
+    return lambda: measure.train_epoch(model, batches, steps).seconds / steps
 
 
 def _print_report(content: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ the commit, the hardware and the versions that it was measured with.
 """
 
 import contextlib
+import dataclasses
 import datetime
 import gc
 import importlib.metadata
@@ -169,8 +170,21 @@ def fetching(iterator: Any) -> Callable[[int], None]:
     return fetch_and_wait
 
 
-def epoch_seconds(model: Any, batches: Any, steps: int) -> float:
-    """Trains for two epochs of so many steps, and returns the seconds of the second.
+@dataclasses.dataclass(frozen=True)
+class TrainedEpoch:
+    """What an epoch of training took.
+
+    Attributes:
+      seconds: of the steps, validation not included.
+      seconds_waited: of these, for batches; None where the model does not note it.
+    """
+
+    seconds: float
+    seconds_waited: float | None
+
+
+def train_epoch(model: Any, batches: Any, steps: int) -> TrainedEpoch:
+    """Trains for two epochs of so many steps, and returns what the second took.
 
     The first fills the prefetch buffers and carries what `fit` sets up.
     """
@@ -180,6 +194,7 @@ def epoch_seconds(model: Any, batches: Any, steps: int) -> float:
         """Takes the time of the last epoch; `fit` has its results on the host by its end."""
 
         def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+            self.waited_before = getattr(model, "seconds_waited", None)
             self.start = time.perf_counter()
 
         def on_epoch_end(self, epoch: int, logs: object = None) -> None:
@@ -187,7 +202,8 @@ def epoch_seconds(model: Any, batches: Any, steps: int) -> float:
 
     clock = Clock()
     model.fit(batches, epochs=2, steps_per_epoch=steps, callbacks=[clock], shuffle=False, verbose=0)
-    return clock.seconds
+    before = clock.waited_before
+    return TrainedEpoch(clock.seconds, None if before is None else model.seconds_waited - before)
 
 
 # Memory.

@@ -1,25 +1,28 @@
-"""Measures how fast model.fit trains seed_cnn, and how long its steps wait for the input.
+"""Measures how fast model.fit trains each network, and how long its steps wait for the input.
 
     python -m benchmarks.training_benchmark --data_dir=data
 
 What is measured, each in an epoch of --steps steps that follows one like it in the same fit:
 
-  ours_*          training.build_training_model, which trains with fast layers.
-  stock_*         models.seed_cnn as it is, compiled alike.
-  *_float32, *_mixed_bfloat16
-                  the dtype policy.
+  ours_MODEL_PRECISION   training.build_training_model, which trains with fast layers.
+  stock_MODEL_PRECISION  the same network as it is, compiled alike.
+  fed_MODEL              with --data_dir: ours in the precision that `auto` means here, fed as
+                         training feeds it (pipeline.train_dataset, the usual augmentation).
+  notebook_seed_cnn      with --data_dir: seed_cnn the way of many notebooks: stock, in float32, fed
+                         by ImageDataGenerator().flow_from_directory from a folder of JPEGs.
 
-All of them repeat one batch, so that no input is waited for.  With --data_dir, ours also trains
-under the policy that `auto` means here, once fed as training feeds it (pipeline.train_dataset
-with its usual augmentation) and once with the repeated batch; the ratio is the input's cost.
+`ours` and `stock` repeat one batch, so that no input is waited for.  What `fed` waits is the share
+of its time from a step's beginning until its batch was there.
 
 TFLOP/s counts the multiplications and additions of the convolutions and dense layers, three times
 the forward pass's a step.  The peak is that of tf.matmul of two square matrices of the same type,
-measured in the same rounds.
+measured in the same rounds.  Memory is how far the process's own memory rose above what the
+imports take when it trained so, in a process of its own.
 """
 
-import functools
+import dataclasses
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,15 +33,15 @@ from absl import flags
 
 from benchmarks import measure
 from fer_tfdata import command_line
-from fer_tfdata.augmentation_config import AugmentationConfig
+from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EXPRESSIONS
+from fer_tfdata.train_config import MODELS, TrainConfig
 
 NAME: Final = "training_benchmark"
-INPUT_TARGET: Final = 0.97
 
 _SEED: Final = 0
 _POLICIES: Final = ("float32", "mixed_bfloat16")
-_BASELINE: Final = "stock_float32"
+_NOTEBOOK: Final = "seed_cnn"
 
 # A backward pass multiplies twice what the forward pass does: once for the gradients of the
 # inputs, once for those of the weights.
@@ -55,9 +58,10 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string(
         "data_dir",
         None,
-        "The directory that make_tfrecords wrote; without it the input's cost is not measured.",
+        "The directory that make_tfrecords wrote; without it nothing is fed by a pipeline.",
         flag_values=flag_values,
     )
+    flags.DEFINE_list("models", list(MODELS), "Which are measured.", flag_values=flag_values)
     flags.DEFINE_integer(
         "steps",
         10,
@@ -81,16 +85,12 @@ def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     command_line.import_tensorflow_quietly()
+    models = _known(values.models)
     content = measure.provenance(NAME, repeats=values.repeats)
     content |= {"steps": values.steps, "batch_size": values.batch_size}
-    if values.data_dir:  # first, since it finds out whether the data are there
-        content["input"] = measure_input_cost(
-            Path(values.data_dir),
-            repeats=values.repeats,
-            steps=values.steps,
-            batch_size=values.batch_size,
-        )
-    content |= measure_layers(
+    content |= measure_models(
+        models,
+        Path(values.data_dir) if values.data_dir else None,
         repeats=values.repeats,
         steps=values.steps,
         batch_size=values.batch_size,
@@ -100,33 +100,54 @@ def main(argv: Sequence[str]) -> None:
     measure.publish(content, values.output_json)
 
 
-def measure_layers(
-    *, repeats: int, steps: int, batch_size: int, matrix_size: int
-) -> dict[str, Any]:
-    """Returns images a second and TFLOP/s of fast and stock layers in both precisions."""
-    schema = fer2013_schema()
-    batches = repeated_batch(batch_size, schema)
-    models = {
-        f"{kind}_{policy}": build(policy)
-        for policy in _POLICIES
-        for kind, build in (
-            ("stock", _stock_model),
-            ("ours", lambda policy: _our_model(policy, schema)),
+def _known(names: Sequence[str]) -> list[str]:
+    unknown = sorted(set(names) - set(MODELS))
+    if unknown or not names:
+        raise InputError(
+            f"--models: expected some of {', '.join(MODELS)}; received {', '.join(unknown)}"
         )
-    }
-    variants = {name: _fitting(model, batches, steps) for name, model in models.items()}
-    variants |= {f"matmul_{policy}": _multiplying(policy, matrix_size) for policy in _POLICIES}
-    for variant in variants.values():
-        variant()  # traces, and lets the library choose its kernels
-    results = measure.interleaved(variants, repeats)
+    return [name for name in MODELS if name in names]
 
-    flops_per_image = _STEP_TO_FORWARD * forward_flops(models[_BASELINE])
+
+def measure_models(
+    models: Sequence[str],
+    data_dir: Path | None,
+    *,
+    repeats: int,
+    steps: int,
+    batch_size: int,
+    matrix_size: int,
+) -> dict[str, Any]:
+    """Returns images a second, TFLOP/s, memory and the wait for the input of each variant."""
+    from fer_tfdata import precision
+
+    auto = precision.choose_policy("auto")
+    with tempfile.TemporaryDirectory() as temporary:
+        variants, flops, policies = _repeated(models, steps, batch_size)
+        if data_dir is not None:
+            fed = _fed(models, auto, data_dir, Path(temporary), steps, batch_size)
+            variants |= fed
+            policies |= {name: "float32" if name.startswith("notebook") else auto for name in fed}
+            flops |= {name: flops[f"ours_{name.partition('_')[2]}_{auto}"] for name in fed}
+        multiplied = {f"matmul_{policy}": _multiplying(policy, matrix_size) for policy in _POLICIES}
+        everything: dict[str, Callable[[], Any]] = {**variants, **multiplied}
+        for variant in everything.values():
+            variant()  # traces, and lets the library choose its kernels
+        results = measure.interleaved(everything, repeats)
     peaks = {policy: results.pop(f"matmul_{policy}") for policy in _POLICIES}
     return {
-        "forward_flops_per_image": flops_per_image // _STEP_TO_FORWARD,
+        "auto": auto,
+        "forward_flops_per_image": {name: flops[f"stock_{name}_float32"] for name in models},
         "variants": {
-            name: _describe(raw, results[_BASELINE], peaks[name.partition("_")[2]], flops_per_image)
-            for name, raw in results.items()
+            name: _describe(name, results, peaks[policies[name]], _STEP_TO_FORWARD * flops[name])
+            for name in results
+        },
+        "memory": {
+            f"ours_{name}_{policy}": measure.in_new_process(
+                _memory_of_training, name, policy, batch_size
+            )
+            for name in models
+            for policy in _POLICIES
         },
         "peak": {
             "matrix_size": matrix_size,
@@ -138,42 +159,18 @@ def measure_layers(
     }
 
 
-def measure_input_cost(
-    data_dir: Path, *, repeats: int, steps: int, batch_size: int
-) -> dict[str, Any]:
-    """Returns images a second of `fit` on the pipeline and on one repeated batch, and the ratio."""
-    from fer_tfdata import augmentation, pipeline, precision, records
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast a variant was.
 
-    policy = precision.choose_policy("auto")
-    split = records.open_split(data_dir, "train")
-    fed = pipeline.train_dataset(
-        split,
-        batch_size=batch_size,
-        seed=_SEED,
-        augment=functools.partial(
-            augmentation.augment,
-            config=AugmentationConfig(),
-            num_classes=len(split.schema.expressions),
-        ),
-    )
-    model = _our_model(policy, split.schema)
-    variants = {
-        "pipeline": _fitting(model, fed, steps),
-        "repeated_batch": _fitting(model, repeated_batch(batch_size, split.schema), steps),
-    }
-    for variant in variants.values():
-        variant()
-    results = measure.interleaved(variants, repeats)
-    return {
-        "policy": policy,
-        "variants": {
-            name: {"images_per_second": measure.summary(raw)} for name, raw in results.items()
-        },
-        "pipeline_to_repeated_batch": measure.ratios(
-            results["pipeline"], results["repeated_batch"]
-        ),
-        "target": INPUT_TARGET,
-    }
+    Attributes:
+      images_per_second: how fast.
+      input_wait: the share of the time in which steps waited for their batches; None where
+        nothing notes it.
+    """
+
+    images_per_second: float
+    input_wait: float | None
 
 
 def forward_flops(model: Any) -> int:
@@ -184,9 +181,9 @@ def forward_flops(model: Any) -> int:
     """
     flops = 0
     for layer in model.layers:
-        if hasattr(layer, "kernel"):
-            positions = math.prod(layer.output.shape[1:-1])  # 1 for a dense layer
-            flops += 2 * math.prod(layer.kernel.shape) * positions
+        kernels = [w for w in layer.weights if w.path.rpartition("/")[2].endswith("kernel")]
+        positions = math.prod(layer.output.shape[1:-1]) if kernels else 0  # 1 for a dense layer
+        flops += sum(2 * math.prod(kernel.shape) * positions for kernel in kernels)
     return flops
 
 
@@ -210,22 +207,60 @@ def repeated_batch(batch_size: int, schema: Any) -> Any:
 # The variants.
 
 
-def _our_model(policy: str, schema: Any) -> Any:
+def _repeated(
+    models: Sequence[str], steps: int, batch_size: int
+) -> tuple[dict[str, Callable[[], Speed]], dict[str, int], dict[str, str]]:
+    """Returns the variants that repeat a batch, their forward FLOP an image, and their policies."""
+    batches = repeated_batch(batch_size, fer2013_schema())
+    variants, flops, policies = {}, {}, {}
+    for name in models:
+        for policy in _POLICIES:
+            stock = _stock_model(name, policy)
+            for kind, model in (("ours", _our_model(name, policy)), ("stock", stock)):
+                variant = f"{kind}_{name}_{policy}"
+                variants[variant] = _fitting(model, batches, steps, batch_size)
+                flops[variant], policies[variant] = forward_flops(stock), policy
+    return variants, flops, policies
+
+
+def _fed(
+    models: Sequence[str], policy: str, data_dir: Path, directory: Path, steps: int, batch_size: int
+) -> dict[str, Callable[[], Speed]]:
+    """Returns the variants that learn from a data directory's images."""
+    from benchmarks import pipeline_peers
+    from fer_tfdata import records, training
+
+    split = records.open_split(data_dir, "train")
+    variants = {}
+    for name in models:
+        config = TrainConfig(data_dir=str(data_dir), model=name, batch_size=batch_size, seed=_SEED)
+        model = training.build_training_model(config, policy, split.schema, steps_per_epoch=steps)
+        batches = training.train_batches(config, split, model, start_step=0)
+        variants[f"fed_{name}"] = _fitting(model, batches, steps, batch_size)
+    if _NOTEBOOK in models:
+        inputs = pipeline_peers.open_inputs(data_dir, directory, batch_size)
+        pipeline_peers.write_image_files(inputs)
+        model = _stock_model(_NOTEBOOK, "float32")
+        variants[f"notebook_{_NOTEBOOK}"] = _fitting(
+            model, pipeline_peers.images_from_directory(inputs), steps, batch_size
+        )
+    return variants
+
+
+def _our_model(name: str, policy: str) -> Any:
     from fer_tfdata import training
-    from fer_tfdata.train_config import TrainConfig
 
-    config = TrainConfig(data_dir="", model="seed_cnn")
-    return training.build_training_model(config, policy, schema, steps_per_epoch=1)
+    config = TrainConfig(data_dir="", model=name)
+    return training.build_training_model(config, policy, fer2013_schema(), steps_per_epoch=1)
 
 
-def _stock_model(policy: str) -> Any:
+def _stock_model(name: str, policy: str) -> Any:
     import keras
 
     from fer_tfdata import models, precision
-    from fer_tfdata.train_config import TrainConfig
 
     with precision.policy_scope(policy):
-        model = models.seed_cnn()
+        model = models.BUILDERS[name]()
         model.compile(
             optimizer=keras.optimizers.Adam(TrainConfig.learning_rate),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -234,10 +269,30 @@ def _stock_model(policy: str) -> Any:
     return model
 
 
-def _fitting(model: Any, batches: Any, steps: int) -> Callable[[], float]:
-    """Returns what trains for two epochs and returns the images a second of the second."""
-    images = steps * int(batches.element_spec[1].shape[0])
-    return lambda: images / measure.epoch_seconds(model, batches, steps)
+def _fitting(model: Any, batches: Any, steps: int, batch_size: int) -> Callable[[], Speed]:
+    """Returns what trains for two epochs and returns the speed of the second."""
+
+    def fit() -> Speed:
+        epoch = measure.train_epoch(model, batches, steps)
+        waited = epoch.seconds_waited
+        return Speed(
+            images_per_second=steps * batch_size / epoch.seconds,
+            input_wait=None if waited is None else waited / epoch.seconds,
+        )
+
+    return fit
+
+
+def _memory_of_training(name: str, policy: str, batch_size: int) -> dict[str, Any] | None:
+    """Returns what memory a few steps take in this process, which is to be a new one."""
+    command_line.import_tensorflow_quietly()
+    from fer_tfdata import training  # noqa: F401  # what the imports take is no cost of training
+
+    def train() -> None:
+        model = _our_model(name, policy)
+        model.fit(repeated_batch(batch_size, fer2013_schema()), steps_per_epoch=3, verbose=0)
+
+    return measure.memory_of(train)[1]
 
 
 def _multiplying(policy: str, size: int) -> Callable[[], float]:
@@ -272,65 +327,71 @@ def _multiplying(policy: str, size: int) -> Callable[[], float]:
 
 
 def _describe(
-    images_per_second: Sequence[float],
-    baseline: Sequence[float],
+    name: str,
+    results: Mapping[str, Sequence[Speed]],
     peak_flops: Sequence[float],
     flops_per_image: int,
 ) -> dict[str, Any]:
-    flops = [speed * flops_per_image for speed in images_per_second]
-    return {
-        "images_per_second": measure.summary(images_per_second),
-        f"ratio_to_{_BASELINE}": measure.ratios(images_per_second, baseline),
+    speeds = [speed.images_per_second for speed in results[name]]
+    flops = [speed * flops_per_image for speed in speeds]
+    waits = [speed.input_wait for speed in results[name] if speed.input_wait is not None]
+    described = {
+        "images_per_second": measure.summary(speeds),
         "tflops": measure.summary([value / 1e12 for value in flops]),
         "share_of_matmul_peak": measure.ratios(flops, peak_flops),
     }
+    if waits:
+        described["input_wait"] = measure.summary(waits)
+    for other in _baselines(name):
+        if other in results:
+            others = [speed.images_per_second for speed in results[other]]
+            described[f"ratio_to_{other}"] = measure.ratios(speeds, others)
+    return described
+
+
+def _baselines(name: str) -> list[str]:
+    """Returns what a variant is compared with: the stock network alike, and in float32."""
+    kind, _, rest = name.partition("_")
+    if kind != "ours":
+        return []
+    model = next(model for model in MODELS if rest.startswith(model))
+    notebook = [f"notebook_{model}"] if model == _NOTEBOOK else []
+    return [*dict.fromkeys([f"stock_{rest}", f"stock_{model}_float32"]), *notebook]
+
+
+# Reporting.
 
 
 def _print_report(content: Mapping[str, Any]) -> None:
     measure.print_machine(content)
-    print(f"seed_cnn, batches of {content['batch_size']}, {content['steps']} steps a repeat")
+    print(f"batches of {content['batch_size']}, {content['steps']} steps a repeat")
     measure.print_table(
-        [
-            "variant",
-            "images/s [min, max]",
-            f"against {_BASELINE}",
-            "TFLOP/s [min, max]",
-            "of the matmul peak",
-        ],
+        ["variant", "images/s [min, max]", "TFLOP/s", "of the peak", "waits", "memory MB"],
         [
             [
                 name,
                 measure.spread(variant["images_per_second"], digits=1),
-                measure.times_as_fast(variant[f"ratio_to_{_BASELINE}"]),
-                measure.spread(variant["tflops"], digits=3),
+                f"{variant['tflops']['median']:.3f}",
                 f"{variant['share_of_matmul_peak']['median']:.1%}",
+                f"{variant['input_wait']['median']:.1%}" if "input_wait" in variant else "",
+                _megabytes(content["memory"].get(name)),
             ]
             for name, variant in content["variants"].items()
         ],
     )
+    for name, variant in content["variants"].items():
+        for key, ratio in variant.items():
+            if key.startswith("ratio_to_"):
+                other = key.removeprefix("ratio_to_")
+                print(f"{name} against {other}: {measure.times_as_fast(ratio)}")
     size = content["peak"]["matrix_size"]
     for policy, tflops in content["peak"]["tflops"].items():
         print(f"matmul {size}x{size} for {policy}: {measure.spread(tflops, digits=3)} TFLOP/s")
-    if "input" in content:
-        _print_input_cost(content["input"])
     print()
 
 
-def _print_input_cost(content: Mapping[str, Any]) -> None:
-    print(f"\nThe input's cost, ours in {content['policy']}")
-    measure.print_table(
-        ["fed by", "images/s [min, max]"],
-        [
-            [name, measure.spread(variant["images_per_second"], digits=1)]
-            for name, variant in content["variants"].items()
-        ],
-    )
-    ratio = content["pipeline_to_repeated_batch"]
-    verdict = "met" if ratio["median"] >= content["target"] else "MISSED"
-    print(
-        f"pipeline to repeated batch: {measure.spread(ratio, digits=1, factor=100)} %; "
-        f"target, at least {content['target']:.0%}: {verdict}"
-    )
+def _megabytes(memory: Mapping[str, Any] | None) -> str:
+    return "" if memory is None else f"{memory['risen_anonymous_bytes'] / 1e6:,.0f}"
 
 
 def run() -> None:

@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -244,34 +245,54 @@ def test_the_usual_loop_writes_what_ours_writes(demo_csv, demo_data_dir, tmp_pat
     np.testing.assert_array_equal(pixels.reshape(images.shape), images)
 
 
-def test_the_input_cost_of_training(demo_data_dir):
-    content = training_benchmark.measure_input_cost(demo_data_dir, repeats=1, steps=1, batch_size=2)
-    assert content["variants"].keys() == {"pipeline", "repeated_batch"}
-    check_summary(content["pipeline_to_repeated_batch"], repeats=1)
-
-
 @pytest.mark.slow
 def test_training(run_program, demo_data_dir):
     table, content = run_program(
         training_benchmark,
         f"--data_dir={demo_data_dir}",
+        "--models=residual_small,seed_cnn",
         "--steps=1",
         "--batch_size=2",
         "--matrix_size=64",
         "--repeats=2",
     )
     check_promises(training_benchmark, content, repeats=2)
-    assert content["variants"].keys() == {
-        f"{kind}_{policy}" for kind in ("stock", "ours") for policy in ("float32", "mixed_bfloat16")
+    trained = {
+        f"{kind}_{model}_{policy}"
+        for kind in ("stock", "ours")
+        for model in ("seed_cnn", "residual_small")
+        for policy in ("float32", "mixed_bfloat16")
     }
+    fed = {"fed_seed_cnn", "fed_residual_small", "notebook_seed_cnn"}
+    assert content["variants"].keys() == trained | fed
     for name, variant in content["variants"].items():
         assert name in table
-        assert len(variant) == 4
         for values in variant.values():
             check_summary(values, repeats=2)
-    assert content["variants"]["stock_float32"]["ratio_to_stock_float32"]["raw"] == [1, 1]
+    ours = content["variants"]["ours_seed_cnn_mixed_bfloat16"]
+    assert ours.keys() >= {
+        "ratio_to_stock_seed_cnn_mixed_bfloat16",
+        "ratio_to_stock_seed_cnn_float32",
+        "ratio_to_notebook_seed_cnn",
+    }
+    assert 0 <= content["variants"]["fed_seed_cnn"]["input_wait"]["median"] < 1
+    assert content["memory"].keys() == {name for name in trained if name.startswith("ours")}
     check_summary(content["peak"]["tflops"]["mixed_bfloat16"], repeats=2)
-    check_summary(content["input"]["pipeline_to_repeated_batch"], repeats=2)
+
+
+def test_unknown_models_are_refused(run_program):
+    with pytest.raises(
+        InputError, match=r"--models: expected some of seed_cnn, .*; received resne"
+    ):
+        run_program(training_benchmark, "--models=resnet")
+
+
+def test_forward_flops_of_separable_convolutions():
+    inputs = keras.Input((8, 8, 4))
+    outputs = keras.layers.SeparableConv2D(16, 3, padding="same", use_bias=False)(inputs)
+    model = keras.Model(inputs, outputs)
+    # Nine a channel, then every channel with every other.
+    assert training_benchmark.forward_flops(model) == 2 * 8 * 8 * (9 * 4 + 4 * 16)
 
 
 def test_forward_flops_of_the_seed_network():
