@@ -97,12 +97,11 @@ class _Monitor(keras.callbacks.TensorBoard):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Writes what the run is."""
         super().on_train_begin(logs)
-        self._begun = False
         self._write_to_run(
             _hparams_table(self._hparams),
             hparams_summary.session_start_pb(self._hparams, group_name=self._trial),
         )
-        with self._train_writer.as_default(step=0):
+        with self._train_writer.as_default():
             _write_graph(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:

@@ -72,3 +72,40 @@ def test_rows_of_images_are_drawn_each_with_its_name(tmp_path, channels) -> None
         np.testing.assert_allclose(len(left), len(right), atol=2)
         # As high as the picture's half, and twice as high as wide.
         assert 0.9 < len(left) / 2 / (height / 2 / 2) < 1.1
+
+
+def test_captioned_images_stand_in_rows_each_below_its_words(tmp_path) -> None:
+    images = np.full((3, 10, 10, 1), 128, np.uint8)
+    heights = {}
+    for caption in ("", "happy"):
+        figures.captioned_images(images, [caption] * 3, tmp_path / "grid.png", columns=2)
+        with Image.open(tmp_path / "grid.png") as picture:
+            pixels = np.asarray(picture.convert("L"))
+        height, width = pixels.shape
+        quarters = [
+            pixels[top : top + height // 2, left : left + width // 2]
+            for top in (0, height // 2)
+            for left in (0, width // 2)
+        ]
+        assert [bool((quarter == 128).any()) for quarter in quarters] == [True, True, True, False]
+        heights[caption] = np.flatnonzero((pixels < 100).any(axis=1))  # black words alone
+    assert not len(heights[""])
+    assert len(heights["happy"])
+
+
+def test_mistakes_show_the_truth_s_bar_and_the_answer_s(tmp_path) -> None:
+    figures.mistakes(
+        np.full((2, 10, 10, 3), 128, np.uint8),
+        np.array([1, 2]),
+        np.array([[0.6, 0.3, 0.06, 0.04], [0.6, 0.38, 0.01, 0.01]]),  # the second truth is third
+        ["row 1", "row 2"],
+        ["angry", "disgust", "fear", "happy"],
+        tmp_path / "mistakes.png",
+        columns=1,
+    )
+    with Image.open(tmp_path / "mistakes.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    for half, true_share in ((pixels[: len(pixels) // 2], 0.3), (pixels[len(pixels) // 2 :], 0.01)):
+        red = (half[..., 0] - half[..., 1:].max(axis=-1) > 100).sum()
+        green = (half[..., 1] - half[..., [0, 2]].max(axis=-1) > 100).sum()
+        assert green / red == pytest.approx(true_share / 0.6, abs=0.02)

@@ -1,0 +1,399 @@
+import contextlib
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import sklearn.metrics
+import tensorflow as tf
+from google.protobuf import text_format
+from PIL import Image
+from tensorboard.plugins.projector import ProjectorConfig
+
+from fer_tfdata import evaluation, monitoring, pipeline, records
+from fer_tfdata.evaluation import Predictions
+from fer_tfdata.expressions import EXPRESSIONS
+from fer_tfdata.models import BUILDERS
+
+_BATCH = 35
+_EPOCHS = 2
+
+
+@pytest.fixture(scope="module")
+def run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The event files of two epochs, each by a `fit` of its own, and of their results."""
+    log_dir = tmp_path_factory.mktemp("runs") / "first" / "tensorboard"
+    split = records.open_split(demo_data_dir, "validation")
+    dataset = pipeline.eval_dataset(split, labels="fer2013", batch_size=_BATCH)
+    ((images, labels),) = ((x.numpy(), y.numpy()) for x, y in dataset)
+
+    model = BUILDERS["residual_small"]()
+    model.compile(
+        "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+    )
+
+    def confusion() -> np.ndarray:
+        answers = np.argmax(model(images, training=False), axis=1)
+        return sklearn.metrics.confusion_matrix(labels, answers, labels=range(len(EXPRESSIONS)))
+
+    class Speed(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            logs.update(images_per_second=100.0 + epoch, input_wait=0.25)
+
+    for epoch in range(_EPOCHS):
+        monitors = monitoring.callbacks(
+            log_dir,
+            hparams={"model": "residual_small", "learning_rate": 0.01, "epochs": 2, "flip": True},
+            expressions=EXPRESSIONS,
+            confusion=confusion,
+            first_batch=lambda: (images, labels),
+            profile_steps=(2, 3) if epoch == 0 else None,
+        )
+        model.fit(
+            pipeline.train_dataset(
+                records.open_split(demo_data_dir, "train"),
+                labels="fer2013",
+                batch_size=_BATCH,
+                seed=1,
+                start_step=4 * epoch,
+            ),
+            steps_per_epoch=4,
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            validation_data=dataset,
+            callbacks=[Speed(), *monitors],
+            shuffle=False,
+            verbose=0,
+        )
+    probabilities = keras.ops.softmax(model(images, training=False))
+    monitoring.write_results(
+        log_dir,
+        Predictions(np.asarray(probabilities, np.float64), labels, np.arange(len(labels))),
+        images,
+        monitoring.embeddings(model, images),
+        EXPRESSIONS,
+    )
+    return log_dir
+
+
+def events(directory: Path) -> Iterator[Any]:
+    for path in sorted(directory.glob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            yield tf.compat.v1.Event.FromString(record)
+
+
+def summaries(directory: Path) -> dict[str, dict[int, np.ndarray]]:
+    """What stands in a directory's event files, by tag and step."""
+    found: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    for event in events(directory):
+        for value in event.summary.value:
+            assert event.step not in found[value.tag]
+            found[value.tag][event.step] = tf.make_ndarray(value.tensor)
+    return found
+
+
+def made_up(count: int, seed: int = 0) -> Predictions:
+    random = np.random.default_rng(seed)
+    probabilities = random.dirichlet(np.full(len(EXPRESSIONS), 0.5), count)
+    labels = random.integers(0, len(EXPRESSIONS), count)
+    return Predictions(probabilities, labels, np.arange(count) + 1000)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Predictions, np.ndarray]:
+    """The results of more examples than the projector takes; each image has its gray."""
+    log_dir = tmp_path_factory.mktemp("many")
+    predictions = made_up(2500)
+    grays = (np.arange(2500) % 251).astype(np.uint8)
+    images = np.tile(grays[:, None, None, None], (1, 8, 8, 1))
+    embeddings = np.random.default_rng(1).normal(size=(2500, 5)).astype(np.float32)
+    monitoring.write_results(log_dir, predictions, images, embeddings, EXPRESSIONS)
+    return log_dir / "chosen", predictions, grays
+
+
+@pytest.mark.parametrize("absent", [None, 1])
+def test_f1_is_that_of_the_metrics(absent) -> None:
+    predictions = made_up(300)
+    if absent is not None:
+        predictions.labels[predictions.labels == absent] = 0
+    metrics = evaluation.compute_metrics(predictions)
+    scores, macro = monitoring.f1_scores(np.array(metrics["confusion_matrix"]))
+    expected = sklearn.metrics.f1_score(
+        predictions.labels,
+        predictions.probabilities.argmax(axis=1),
+        labels=range(len(EXPRESSIONS)),
+        average=None,
+        zero_division=0,
+    )
+    np.testing.assert_allclose(scores, expected)
+    assert macro == pytest.approx(metrics["macro_f1"])
+
+
+def test_f1_of_what_is_neither_there_nor_answered_is_zero() -> None:
+    scores, macro = monitoring.f1_scores(np.diag([3, 0, 2]))
+    np.testing.assert_array_equal(scores, [1, 0, 1])
+    assert macro == 1
+
+
+def test_labels_are_told_in_words() -> None:
+    assert monitoring.label_captions(np.array([3, 0]), EXPRESSIONS) == ["happy", "angry"]
+    shares = np.zeros((5, 7), np.float32)
+    shares[0, 6] = 1
+    shares[1, [3, 4]] = 0.7, 0.3
+    shares[2] = 0.1 / 7
+    shares[2, 2] += 0.9  # smoothed
+    shares[3, [0, 1]] = 0.97, 0.03
+    shares[4, [0, 1, 2]] = 0.2, 0.3, 0.5
+    assert monitoring.label_captions(shares, EXPRESSIONS) == [
+        "neutral",
+        "happy .7 / sad .3",
+        "fear .9",
+        "angry",
+        "fear .5 / disgust .3",
+    ]
+
+
+def test_the_worst_mistakes_are_the_surest() -> None:
+    predictions = made_up(200)
+    places = monitoring.worst_mistakes(predictions)
+    answers = predictions.probabilities.argmax(axis=1)
+    assert set(places) == set(np.flatnonzero(answers != predictions.labels))
+    sureness = predictions.probabilities.max(axis=1)[places]
+    assert (np.diff(sureness) <= 0).all()
+
+
+def test_without_mistakes_there_is_no_picture_of_them(tmp_path) -> None:
+    labels = np.arange(7)
+    predictions = Predictions(np.eye(7), labels, labels)
+    images = np.zeros((7, 8, 8, 3), np.uint8)
+    monitoring.write_results(tmp_path, predictions, images, np.eye(7, dtype="f4"), EXPRESSIONS)
+    tags = summaries(tmp_path / "chosen")
+    assert "worst_mistakes" not in tags
+    assert tags["val_accuracy"][0] == 1
+
+
+def test_the_curves_are_sklearn_s(many) -> None:
+    directory, predictions, _ = many
+    tags = summaries(directory)
+    for label, name in enumerate(EXPRESSIONS):
+        *_, precision, recall = tags[f"{name}/pr_curves"][0]
+        true = predictions.labels == label
+        for place in (0, 20, 101, 150):
+            answered = predictions.probabilities[:, label] >= place / 200
+            np.testing.assert_allclose(
+                [precision[place], recall[place]],
+                [
+                    sklearn.metrics.precision_score(true, answered),
+                    sklearn.metrics.recall_score(true, answered),
+                ],
+                rtol=1e-6,
+            )
+
+
+def test_the_projector_s_files_are_of_the_same_examples(many) -> None:
+    directory, predictions, grays = many
+    config = text_format.Parse(
+        (directory / "projector_config.pbtxt").read_text(), ProjectorConfig()
+    )
+    (info,) = config.embeddings
+    assert info.tensor_name == "validation, 2000 of 2500 examples"
+    with (directory / info.metadata_path).open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    vectors = np.loadtxt(directory / info.tensor_path, delimiter="\t")
+    assert vectors.shape == (2000, 5)
+    assert len({row["row"] for row in rows}) == len(rows) == 2000
+
+    all_vectors = np.random.default_rng(1).normal(size=(2500, 5))
+    with Image.open(directory / info.sprite.image_path) as sprite:
+        assert sprite.size == (45 * 8, 45 * 8)
+        tiles = np.asarray(sprite.convert("L"))
+    assert list(info.sprite.single_image_dim) == [8, 8]
+    for number in (0, 44, 45, 1234, 1999):
+        row = rows[number]
+        place = int(row["row"]) - 1000
+        np.testing.assert_allclose(vectors[number], all_vectors[place], rtol=1e-5)
+        across, down = number % 45, number // 45
+        assert tiles[8 * down + 3, 8 * across + 3] == grays[place]
+        assert row["truth"] == EXPRESSIONS[predictions.labels[place]]
+        probabilities = predictions.probabilities[place]
+        assert row["answer"] == EXPRESSIONS[probabilities.argmax()]
+        assert (row["right"] == "right") == (row["truth"] == row["answer"])
+        assert float(row["probability"]) == pytest.approx(probabilities.max(), abs=1e-3)
+
+
+def test_results_replace_those_that_stood_there(tmp_path) -> None:
+    images, embeddings = np.zeros((10, 100, 100, 3), np.uint8), np.zeros((10, 2), np.float32)
+    for seed in (0, 1):
+        predictions = made_up(10, seed)
+        monitoring.write_results(tmp_path, predictions, images, embeddings, EXPRESSIONS)
+    accuracy = evaluation.compute_metrics(predictions)["accuracy"]
+    written = summaries(tmp_path / "chosen")["val_accuracy"]
+    assert written[0] == pytest.approx(accuracy)
+    assert [path.name for path in tmp_path.iterdir()] == ["chosen"]
+    with Image.open(tmp_path / "chosen" / "sprite.png") as sprite:
+        assert sprite.size == (4 * 64, 4 * 64)  # of large images
+
+
+@pytest.mark.parametrize("name", ["seed_cnn", "mini_xception", "residual_small", "vgg"])
+def test_embeddings_are_what_the_logits_are_made_of(name) -> None:
+    model = BUILDERS[name](image_size=16)
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), np.uint8)
+    features = monitoring.embeddings(model, images)
+    assert features.dtype == np.float32
+    weights = model.get_layer("logits").get_weights()
+    made = features @ weights[0] + weights[1] if weights else features
+    np.testing.assert_allclose(made, model.predict_on_batch(images), atol=1e-4)
+
+
+def test_a_continued_run_goes_on_at_its_step(run) -> None:
+    train, validation = summaries(run / "train"), summaries(run / "validation")
+    for tags, names in (
+        (train, ["epoch_loss", "epoch_accuracy", "batch"]),
+        (train, ["epoch_learning_rate", "epoch_images_per_second", "epoch_input_wait"]),
+        (validation, ["epoch_loss", "epoch_accuracy", "macro_f1", "confusion_matrix"]),
+        (validation, [f"f1/{expression}" for expression in EXPRESSIONS]),
+    ):
+        for name in names:
+            assert sorted(tags[name]) == list(range(_EPOCHS)), name
+    assert [train["epoch_images_per_second"][step] for step in range(2)] == [100, 101]
+
+
+def test_the_graph_has_every_layer_with_its_inputs(run) -> None:
+    graphs = [event.graph_def for event in events(run / "train") if event.graph_def]
+    graph = tf.compat.v1.GraphDef.FromString(graphs[0])
+    nodes = {node.name: node for node in graph.node}
+    assert len(nodes) == len(graph.node) == len(BUILDERS["residual_small"]().layers)
+    assert all(name in nodes for node in graph.node for name in node.input)
+    assert sum(not node.input for node in graph.node) == 1
+    assert list(nodes["stage1/block1/add"].input) == ["stage1/block1/conv2/bn", "stem/relu"]
+    assert nodes["logits"].op == "Dense"
+
+
+def test_what_was_profiled_stands_beside_the_scalars(run) -> None:
+    assert list((run / "train" / "plugins" / "profile").glob("*/*.xplane.pb"))
+
+
+@contextlib.contextmanager
+def tensorboard(log_dir: Path, log: Path) -> Iterator[str]:
+    """Serves a directory, and yields the address."""
+    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={log_dir}", "--port=0"]
+    with log.open("wb") as file:
+        server = subprocess.Popen([*command, "--host=127.0.0.1"], stdout=file, stderr=file)
+    try:
+
+        def address() -> str | None:
+            assert server.poll() is None, log.read_text()
+            said = re.search(r"TensorBoard \S+ at (http://\S+?)/? ", log.read_text())
+            return said and said[1]
+
+        yield wait_for(address)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_for(get: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 120
+    while not (value := get()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return value
+
+
+def test_tensorboard_serves_it_all(run, tmp_path) -> None:
+    with tensorboard(run.parent.parent, tmp_path / "log") as address:
+
+        def ask(path: str, body: Any = None, **query: Any) -> Any:
+            url = f"{address}/data/plugin/{path}?{urllib.parse.urlencode(query)}"
+            data = None if body is None else json.dumps(body).encode()
+            request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=60) as response:
+                content = response.read()
+                return (
+                    json.loads(content) if "json" in response.headers["Content-Type"] else content
+                )
+
+        train, validation, chosen = (
+            f"first/tensorboard/{name}" for name in ("train", "validation", "chosen")
+        )
+
+        def steps(plugin: str, run_name: str, tag: str, **query: Any) -> list[int]:
+            try:
+                points = ask(plugin, run=run_name, tag=tag, **query)
+            except urllib.error.HTTPError:
+                return []
+            return [point["step"] if isinstance(point, dict) else point[1] for point in points]
+
+        # It reads in the background; these are what was written last in each directory.
+        wait_for(lambda: "surprise/pr_curves" in ask("pr_curves/tags").get(chosen, ()))
+        wait_for(lambda: steps("scalars/scalars", train, "epoch_learning_rate") == [0, 1])
+        wait_for(lambda: steps("images/images", validation, "confusion_matrix", sample=0) == [0, 1])
+        sessions = {"startIndex": 0, "sliceSize": 10, "allowedStatuses": ["STATUS_SUCCESS"]}
+        wait_for(lambda: ask("hparams/session_groups", sessions).get("sessionGroups"))
+
+        scalars = ask("scalars/tags")
+        assert {f"f1/{name}" for name in EXPRESSIONS} < set(scalars[validation])
+        assert {"epoch_loss", "epoch_input_wait", "epoch_images_per_second"} < set(scalars[train])
+        assert steps("scalars/scalars", validation, "f1/happy") == [0, 1]
+
+        pictures = {(run, tag) for run, tags in ask("images/tags").items() for tag in tags}
+        assert pictures == {
+            (train, "batch"),
+            (validation, "confusion_matrix"),
+            (chosen, "confusion_matrix"),
+            (chosen, "worst_mistakes"),
+        }
+        for run_name, tag in pictures:
+            *_, last = ask("images/images", run=run_name, tag=tag, sample=0)
+            picture = ask(f"images/individualImage?{last['query']}&")
+            with Image.open(io.BytesIO(picture)) as image:
+                assert min(image.size) > 200
+
+        curve = ask("pr_curves/pr_curves", run=chosen, tag="happy/pr_curves")[chosen][0]
+        assert len(curve["precision"]) == len(curve["recall"]) > 1
+
+        assert ask("graphs/info")[train]["run_graph"]
+        assert b"stage1/block1/conv1" in ask("graphs/graph", run=train, conceptual="false")
+
+        assert ask("projector/runs") == [chosen]
+        (tensor,) = ask("projector/info", run=chosen)["embeddings"]
+        place = {"run": chosen, "name": tensor["tensorName"]}
+        assert tensor["tensorShape"] == [35, 64]
+        assert len(ask("projector/tensor", **place)) == 35 * 64 * 4
+        assert ask("projector/metadata", **place).count(b"\n") == 36
+        assert ask("projector/sprite_image", **place).startswith(b"\x89PNG")
+
+        experiment = ask("hparams/experiment", {"experimentName": ""})
+        types = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
+        assert types == {
+            "model": "DATA_TYPE_STRING",
+            "learning_rate": "DATA_TYPE_FLOAT64",
+            "epochs": "DATA_TYPE_FLOAT64",
+            "flip": "DATA_TYPE_BOOL",
+        }
+        (group,) = ask("hparams/session_groups", sessions)["sessionGroups"]
+        assert group["hparams"]["learning_rate"] == 0.01
+        values = {
+            (value["name"]["group"], value["name"]["tag"]): value["value"]
+            for value in group["metricValues"]
+        }
+        assert set(values) == {
+            ("chosen", "val_accuracy"),
+            ("chosen", "macro_f1"),
+            ("validation", "epoch_accuracy"),
+        }
+        # The model was not changed after its last epoch.
+        assert values["chosen", "val_accuracy"] == values["validation", "epoch_accuracy"]
