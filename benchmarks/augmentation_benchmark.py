@@ -244,7 +244,7 @@ def _fitting(
     batch_size: int,
 ) -> Callable[[], float]:
     """Returns what trains for two epochs and returns the seconds of a step of the second."""
-    from fer_tfdata import training
+    from fer_tfdata import training_batches, training_model
     from fer_tfdata.train_config import TrainConfig
 
     config = TrainConfig(
@@ -254,8 +254,8 @@ def _fitting(
         augmentation=augmentation_config,
         augment_on=augment_on,
     )
-    model = training.build_training_model(config, policy, split.schema, steps_per_epoch=steps)
-    batches = training.train_batches(config, split, model, start_step=0)
+    model = training_model.build_training_model(config, policy, split.schema, steps_per_epoch=steps)
+    batches = training_batches.train_batches(config, split, model, start_step=0)
     return lambda: measure.train_epoch(model, batches, steps).seconds / steps
 
 

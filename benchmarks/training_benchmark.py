@@ -4,7 +4,7 @@
 
 What is measured, each in an epoch of --steps steps that follows one like it in the same fit:
 
-  ours_MODEL_PRECISION   training.build_training_model, which trains with fast layers.
+  ours_MODEL_PRECISION   training_model.build_training_model, which trains with fast layers.
   stock_MODEL_PRECISION  the same network as it is, compiled alike.
   fed_MODEL              with --data_dir: ours in the precision that `auto` means here, fed as
                          training feeds it (pipeline.train_dataset, the usual augmentation).
@@ -228,14 +228,16 @@ def _fed(
 ) -> dict[str, Callable[[], Speed]]:
     """Returns the variants that learn from a data directory's images."""
     from benchmarks import pipeline_peers
-    from fer_tfdata import records, training
+    from fer_tfdata import records, training_batches, training_model
 
     split = records.open_split(data_dir, "train")
     variants = {}
     for name in models:
         config = TrainConfig(data_dir=str(data_dir), model=name, batch_size=batch_size, seed=_SEED)
-        model = training.build_training_model(config, policy, split.schema, steps_per_epoch=steps)
-        batches = training.train_batches(config, split, model, start_step=0)
+        model = training_model.build_training_model(
+            config, policy, split.schema, steps_per_epoch=steps
+        )
+        batches = training_batches.train_batches(config, split, model, start_step=0)
         variants[f"fed_{name}"] = _fitting(model, batches, steps, batch_size)
     if _NOTEBOOK in models:
         inputs = pipeline_peers.open_inputs(data_dir, directory, batch_size)
@@ -248,10 +250,10 @@ def _fed(
 
 
 def _our_model(name: str, policy: str) -> Any:
-    from fer_tfdata import training
+    from fer_tfdata import training_model
 
     config = TrainConfig(data_dir="", model=name)
-    return training.build_training_model(config, policy, fer2013_schema(), steps_per_epoch=1)
+    return training_model.build_training_model(config, policy, fer2013_schema(), steps_per_epoch=1)
 
 
 def _stock_model(name: str, policy: str) -> Any:
@@ -286,7 +288,7 @@ def _fitting(model: Any, batches: Any, steps: int, batch_size: int) -> Callable[
 def _memory_of_training(name: str, policy: str, batch_size: int) -> dict[str, Any] | None:
     """Returns what memory a few steps take in this process, which is to be a new one."""
     command_line.import_tensorflow_quietly()
-    from fer_tfdata import training  # noqa: F401  # what the imports take is no cost of training
+    from fer_tfdata import training_model  # noqa: F401  # what the imports take is no cost of training
 
     def train() -> None:
         model = _our_model(name, policy)

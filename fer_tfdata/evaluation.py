@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import keras
 import numpy as np
@@ -18,6 +18,7 @@ from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
 from fer_tfdata.run_directory import check_model
 
 TestTimeAveraging = Literal["none", "flip"]
+TEST_TIME_AVERAGING: Final[tuple[TestTimeAveraging, ...]] = get_args(TestTimeAveraging)
 EvaluationLabels = Literal["auto", "fer2013", "ferplus_majority"]
 
 _CALIBRATION_BINS: Final = 15  # as in Guo et al. 2017
@@ -117,6 +118,23 @@ def compute_metrics(
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class SplitPredictions:
+    """What a model says of a split, and what that is held against.
+
+    Attributes:
+      predictions: in the split's order, of the images that have a label.
+      expressions: what the probabilities are of, in order.
+      labels: what counts as true, one of `ferplus.LABELS`.
+      tta: what was averaged over.
+    """
+
+    predictions: Predictions
+    expressions: tuple[str, ...]
+    labels: str
+    tta: TestTimeAveraging
+
+
 def evaluate(
     model: keras.Model,
     split: records.Split,
@@ -128,13 +146,32 @@ def evaluate(
 ) -> dict[str, Any]:
     """Returns the content of `metrics.json`: a model's figures on a split, and what they are of.
 
+    Takes and raises what `predict_split` does.
+    """
+    answers = predict_split(
+        model, split, model_name=model_name, labels=labels, tta=tta, batch_size=batch_size
+    )
+    return metrics_of(answers, split, model_name=model_name)
+
+
+def predict_split(
+    model: keras.Model,
+    split: records.Split,
+    *,
+    model_name: str,
+    labels: EvaluationLabels = "auto",
+    tta: TestTimeAveraging = "none",
+    batch_size: int = 512,
+) -> SplitPredictions:
+    """Returns what a model says of a split.
+
     Args:
       model: uint8 images to logits, as `run_directory.load_model` returns it.
       split: as `records.open_split` returns it.
-      model_name: what the result calls the model, usually its path.
+      model_name: what errors call the model, usually its path.
       labels: what counts as true; "auto" takes what the model's outputs mean (`choose_labels`).
       tta: "flip" averages over each image and its mirror image.
-      batch_size: images at a time; the figures do not depend on it.
+      batch_size: images at a time; the answers do not depend on it.
 
     Raises:
       InputError: the model does not take such images or does not know such labels, the split has
@@ -150,11 +187,22 @@ def evaluate(
     except records.READ_ERRORS as error:
         records.verify_checksums(split)  # names the damaged file
         raise InputError(f"{split.directory}: a record cannot be read: {error.message}") from error
+    return SplitPredictions(predictions, expressions, truth, tta)
+
+
+def metrics_of(
+    answers: SplitPredictions, split: records.Split, *, model_name: str
+) -> dict[str, Any]:
+    """Returns the content of `metrics.json` from what a model said of a split."""
     return {
         "split": split.name,
-        "labels": truth,
-        **compute_metrics(predictions, expressions=expressions, leaked_rows=split.leaked_rows),
-        "tta": tta,
+        "labels": answers.labels,
+        **compute_metrics(
+            answers.predictions,
+            expressions=answers.expressions,
+            leaked_rows=split.leaked_rows,
+        ),
+        "tta": answers.tta,
         "model": model_name,
         "manifest_sha256": split.manifest_sha256,
     }

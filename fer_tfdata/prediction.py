@@ -17,6 +17,7 @@ from fer_tfdata import faces, images, run_directory
 from fer_tfdata.errors import InputError
 from fer_tfdata.faces import Box, Face, FacesMode
 from fer_tfdata.images import Pixels
+from fer_tfdata.pretrained import PRETRAINED, load_model
 
 if TYPE_CHECKING:
     import keras
@@ -74,17 +75,35 @@ class Predictor:
         self._detector = faces.FaceDetector()
 
     @classmethod
+    def from_pretrained(cls, *, mode: FacesMode = "auto") -> Self:
+        """Loads the model that ships with the package; `docs/model_card.md` tells of it.
+
+        Raises:
+          InputError: its files are missing or damaged.
+        """
+        return cls.from_name(PRETRAINED, mode=mode)
+
+    @classmethod
     def from_path(cls, path: Path, *, mode: FacesMode = "auto") -> Self:
         """Loads the model of a run directory or a `.keras` file.
 
         Raises:
           InputError: if there is none, or it is no model of expressions.
         """
-        model = run_directory.load_model(path)
+        return cls.from_name(str(path), mode=mode)
+
+    @classmethod
+    def from_name(cls, name: str, *, mode: FacesMode = "auto") -> Self:
+        """Loads the model that a program's --model names; see `pretrained.load_model`.
+
+        Raises:
+          InputError: if there is none, or it is no model of expressions.
+        """
+        model = load_model(name)
         try:
             return cls(model, mode=mode)
         except InputError as error:
-            raise InputError(f"{path}: {error}") from error
+            raise InputError(f"{name}: {error}") from error
 
     @property
     def expressions(self) -> tuple[str, ...]:

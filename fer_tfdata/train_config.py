@@ -138,6 +138,11 @@ class TrainConfig:
             raise InputError(
                 "warmup_epochs: expected 0, or schedule=cosine, received another schedule"
             )
+        if self.train_on_validation and self.schedule == "plateau":
+            raise InputError(
+                "schedule: expected cosine with train_on_validation, since no loss on new faces is "
+                "left to see a plateau in; received plateau"
+            )
         if self.logit_adjustment and self.labels != OWN_LABELS:
             raise InputError(
                 f"logit_adjustment: expected 0, or labels={OWN_LABELS}, whose frequencies the data "

@@ -37,6 +37,35 @@ def test_seed_cnn_is_the_network_it_stands_for() -> None:
     assert rates == {0.25}
 
 
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("mini_xception", 58_423),
+        ("residual_small", 273_671),
+        ("residual_medium", 2_780_679),
+        ("residual_large", 11_099_143),
+        ("vgg", 7_645_767),
+    ],
+)
+def test_the_families_are_as_large_as_they_say(name, weights) -> None:
+    model = BUILDERS[name]()
+    assert model.count_params() == weights
+    assert model.name == name
+    assert model.layers[-1].name == "logits"
+
+
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"seed_cnn"}))
+def test_what_ends_with_an_average_takes_images_of_any_size(name) -> None:
+    model = BUILDERS[name](image_size=None)
+    for size in (40, 48):
+        assert model(images(2, size), training=False).shape == (2, 7)
+
+
+def test_what_ends_flat_does_not() -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # Keras's own words
+        seed_cnn(image_size=None)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_images_are_uint8_and_logits_float32_under_every_policy(name, policy) -> None:

@@ -101,7 +101,7 @@ def test_the_program_end_to_end(model: Path, album: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--input=x.png"], "--model: expected a run directory or a .keras file"),
+        (["--input=missing.png"], "--input=missing.png: expected an image file"),
         (["--model=x"], "--input: expected an image file, a folder or a glob"),
         (["--model=x", "--input=missing.png"], "--input=missing.png: expected an image file"),
         (["--model=x", "--speed=9"], "Unknown command line flag 'speed'"),

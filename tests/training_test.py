@@ -1,4 +1,3 @@
-import csv
 import dataclasses
 import functools
 import json
@@ -6,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -14,7 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_tfdata import conversion, data_service, ferplus, pipeline, records, training
+from fer_tfdata import (
+    bookkeeping,
+    conversion,
+    data_service,
+    ferplus,
+    pipeline,
+    records,
+    training,
+    training_batches,
+    training_model,
+)
 from fer_tfdata.augmentation_config import AugmentationConfig
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
@@ -24,6 +32,14 @@ from fer_tfdata.train_config import TrainConfig
 from fer_tfdata.training_model import TrainingModel
 from tests.batch_source import BatchSource, random_batch
 from tests.ferplus_test import votes_on_every_row
+from tests.runs import (
+    assert_same_weights,
+    built,
+    history,
+    interrupted,
+    saved_weights,
+    schema_of,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,29 +47,6 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def config(demo_data_dir: Path) -> TrainConfig:
     return TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=70, precision="float32")
-
-
-def history(run_dir: Path) -> list[dict[str, str]]:
-    with (run_dir / "history.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def schema_of(config: TrainConfig) -> records.Schema:
-    return records.open_split(Path(config.data_dir), "train").schema
-
-
-def built(config: TrainConfig) -> TrainingModel:
-    split = records.open_split(Path(config.data_dir), "train")
-    steps = pipeline.steps_per_epoch(split, config.batch_size, config.labels)
-    return training.build_training_model(config, "float32", split.schema, steps_per_epoch=steps)
-
-
-def saved_weights(
-    run_dir: Path, config: TrainConfig, name: str = "last.weights.h5"
-) -> list[np.ndarray]:
-    model = built(config)
-    model.load_weights(run_dir / "checkpoints" / name)
-    return model.get_weights()
 
 
 def test_the_defaults_are_those_of_seed_cnn() -> None:
@@ -73,6 +66,24 @@ def test_the_defaults_are_those_of_seed_cnn() -> None:
         ({"batch_size": -1}, "batch_size: expected more than 0"),
         ({"learning_rate": float("nan")}, "learning_rate: expected more than 0"),
         ({"seed": -1}, "seed: expected 0 to 2147483647"),
+        ({"optimizer": "lion"}, "optimizer: expected one of adam, sgd, received 'lion'"),
+        ({"schedule": "step"}, "schedule: expected one of plateau, cosine, received 'step'"),
+        ({"weight_decay": -1.0}, "weight_decay: expected 0 or more, received -1.0"),
+        ({"ema": 1.0}, "ema: expected 0 or more and less than 1, received 1.0"),
+        ({"label_smoothing": 1.5}, "label_smoothing: expected 0 or more and less than 1"),
+        ({"teacher_weight": 0.0}, "teacher_weight: expected more than 0 and at most 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every: expected more than 0, received 0"),
+        ({"clean_epochs": 16}, "clean_epochs: expected at most epochs=15, received 16"),
+        ({"warmup_epochs": 1.0}, "warmup_epochs: expected 0, or schedule=cosine"),
+        (
+            {"warmup_epochs": 15.0, "schedule": "cosine"},
+            "warmup_epochs: expected less than epochs=15, received 15.0",
+        ),
+        ({"train_on_validation": True}, "schedule: expected cosine with train_on_validation"),
+        (
+            {"logit_adjustment": 1.0, "labels": "ferplus_majority"},
+            "logit_adjustment: expected 0, or labels=fer2013",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_refused(change, message) -> None:
@@ -194,194 +205,6 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(config, tmp_path) -> None
         training.train(config, tmp_path / "run")
 
 
-class _InterruptionError(Exception):
-    pass
-
-
-class _Interrupt(keras.callbacks.Callback):
-    """Raises once so many steps of this process are done, after all other callbacks."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self._left = steps
-
-    def on_train_batch_end(self, batch, logs=None) -> None:
-        self._left -= 1
-        if not self._left:
-            raise _InterruptionError
-
-
-def interrupted(config: TrainConfig, run_dir: Path, steps: int, monkeypatch) -> None:
-    """Runs a training that ends as if killed after so many steps."""
-    callbacks = training._callbacks
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_callbacks", lambda *args: [*callbacks(*args), _Interrupt(steps)])
-        with pytest.raises(_InterruptionError):
-            training.train(config, run_dir, resume=True)
-
-
-MEASURED = {"images_per_second", "input_wait"}
-
-
-def assert_same_history(run_dir: Path, other_dir: Path) -> None:
-    for row, other in zip(history(run_dir), history(other_dir), strict=True):
-        assert all(row[key] == other[key] for key in row if key not in MEASURED)
-
-
-# Of everything that a step depends on.
-EVERYTHING = {
-    "adam": {
-        "optimizer": "adam",
-        "schedule": "cosine",
-        "warmup_epochs": 0.5,
-        "weight_decay": 0.05,
-        "label_smoothing": 0.1,
-        "ema": 0.9,
-        "clean_epochs": 1,
-        "augmentation": AugmentationConfig(
-            shift=0.1, rotation=15, zoom=0.1, crop=0.25, erasing=0.5, mixup=0.4, cutmix=1.0
-        ),
-    },
-    "sgd": {
-        "optimizer": "sgd",
-        "learning_rate": 0.05,
-        "augmentation": AugmentationConfig(rotation=15, erasing=0.5, mixup=0.4, cutmix=1.0),
-        "augment_on": "device",
-    },
-}
-
-
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("choices", EVERYTHING.values(), ids=EVERYTHING)
-def test_an_interrupted_run_ends_bit_for_bit_as_one_that_ran_through(
-    demo_data_dir, tmp_path, monkeypatch, choices, precision
-) -> None:
-    config = TrainConfig(
-        data_dir=str(demo_data_dir),
-        model="residual_small",
-        epochs=3,
-        batch_size=14,  # ten steps an epoch
-        precision=precision,
-        checkpoint_every=4,
-        **choices,
-    )
-    training.train(config, tmp_path / "whole")
-    interrupted(config, tmp_path / "parts", 7, monkeypatch)  # resumes at 4
-    interrupted(config, tmp_path / "parts", 21, monkeypatch)  # in the next epoch, 25; resumes at 24
-    # What a kill between the history's row and the checkpoint leaves.
-    with (tmp_path / "parts" / "history.csv").open("a") as file:
-        file.write("2,0.1,0.2,0.3,0.4,0.5,0.6,0.7\n3,0.1,0.")
-    training.train(config, tmp_path / "parts", resume=True)
-    assert_same_history(tmp_path / "whole", tmp_path / "parts")
-    for name in ("last.weights.h5", "best.weights.h5"):
-        assert_same_weights(config, tmp_path / "whole", tmp_path / "parts", name)
-    assert not list((tmp_path / "parts" / "checkpoints").glob("step-*"))
-
-
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
-    config, tmp_path, monkeypatch, caplog
-) -> None:
-    config = dataclasses.replace(config, model="residual_small", checkpoint_every=1)
-    training.train(config, tmp_path / "whole")
-    interrupted(config, tmp_path / "run", 3, monkeypatch)
-    newest = tmp_path / "run" / "checkpoints" / "step-000000003.npz"
-    newest.write_bytes(newest.read_bytes()[:1000])
-    training.train(config, tmp_path / "run", resume=True)
-    assert f"{newest} is damaged" in caplog.text
-    assert_same_weights(config, tmp_path / "whole", tmp_path / "run")
-
-
-def test_sigterm_saves_and_ends_with_a_hint(demo_data_dir: Path, tmp_path: Path) -> None:
-    config = TrainConfig(
-        data_dir=str(demo_data_dir),
-        model="residual_small",
-        epochs=200,
-        batch_size=14,
-        precision="float32",
-        checkpoint_every=10**6,
-    )
-    run_dir = tmp_path / "run"
-    process = subprocess.Popen(
-        program(config, run_dir),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    while not rows_in(run_dir):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.terminate()
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    (newest,) = sorted((run_dir / "checkpoints").glob("step-*.npz"))[-1:]
-    step = int(newest.stem.removeprefix("step-"))
-    assert f"stopped after step {step}; continue with the same command and --resume" in printed
-    assert step > 10 * rows_in(run_dir) - 10
-
-
-def program(config: TrainConfig, run_dir: Path) -> list[str]:
-    values = dataclasses.asdict(config)
-    values |= values.pop("augmentation")
-    flags = [f"--{name}={value}" for name, value in values.items() if value is not None]
-    return [sys.executable, "-m", "tools.train", "--resume", f"--run_dir={run_dir}", *flags]
-
-
-def rows_in(run_dir: Path) -> int:
-    return len(training._read_history(run_dir / "history.csv"))
-
-
-def kill_after(command: list[str], run_dir: Path, *, new_epochs: int, delay: float) -> bool:
-    """Kills a training `delay` seconds after so many more epochs; False if it ended before."""
-    wanted = rows_in(run_dir) + new_epochs
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    while rows_in(run_dir) < wanted and process.poll() is None:
-        time.sleep(0.02)
-    time.sleep(delay)
-    ended = process.poll() is not None
-    process.kill()
-    process.wait()
-    return not ended
-
-
-def test_a_killed_training_is_continued(demo_data_dir: Path, tmp_path: Path) -> None:
-    config = TrainConfig(data_dir=str(demo_data_dir), epochs=3, batch_size=70, precision="float32")
-    run_dir = tmp_path / "run"
-    assert kill_after(program(config, run_dir), run_dir, new_epochs=1, delay=0)
-    assert not (run_dir / "metrics.json").exists()
-    subprocess.run(program(config, run_dir), cwd=ROOT, check=True)
-    assert [row["epoch"] for row in history(run_dir)] == ["0", "1", "2"]
-    assert json.loads((run_dir / "metrics.json").read_text())["examples"] == 35
-    assert not [path for path in run_dir.rglob(".*") if path.is_file()]
-
-
-@pytest.mark.slow
-def test_kills_at_random_moments_lose_nothing_that_was_complete(demo_data_dir, tmp_path) -> None:
-    config = TrainConfig(data_dir=str(demo_data_dir), epochs=12, batch_size=28, precision="float32")
-    run_dir = tmp_path / "run"
-    rng = np.random.default_rng(0)
-    kills = completed = 0
-    for attempt in range(5):
-        # The first may fall before the first epoch ends, wherever that is.
-        killed = kill_after(
-            program(config, run_dir), run_dir, new_epochs=min(attempt, 1), delay=rng.uniform(0, 4)
-        )
-        kills += killed
-        assert rows_in(run_dir) >= completed
-        completed = rows_in(run_dir)
-        if (run_dir / "checkpoints" / "best.weights.h5").exists():
-            built(config).load_weights(run_dir / "checkpoints" / "best.weights.h5")
-    assert kills >= 3
-    assert completed >= 1
-    subprocess.run(program(config, run_dir), cwd=ROOT, check=True)
-    assert [row["epoch"] for row in history(run_dir)] == [str(n) for n in range(12)]
-
-    training.train(config, tmp_path / "whole")
-    assert_same_history(run_dir, tmp_path / "whole")
-    assert_same_weights(config, run_dir, tmp_path / "whole")
-    assert load_model(run_dir).count_params() == 4_478_727
-
-
 def test_a_kill_while_a_run_starts_leaves_nothing_in_the_way(config, tmp_path, monkeypatch) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
@@ -402,9 +225,9 @@ def _fail(*args) -> None:
 
 def test_a_second_process_is_kept_out(config, trained_run) -> None:
     with (
-        training._locked(RunDirectory(trained_run)),
+        bookkeeping.locked(RunDirectory(trained_run)),
         pytest.raises(InputError, match="another process is training it"),
-        training._locked(RunDirectory(trained_run)),
+        bookkeeping.locked(RunDirectory(trained_run)),
     ):
         pass
 
@@ -565,23 +388,14 @@ def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
         logits = keras.layers.Dense(num_classes, dtype="float32")(x)
         return keras.Model(inputs, logits, name="small")
 
-    monkeypatch.setitem(training.BUILDERS, "seed_cnn", build)
+    monkeypatch.setitem(training_model.BUILDERS, "seed_cnn", build)
     # Which takes longer than the training.
-    monkeypatch.setattr(training, "_draw_figures", lambda *args: None)
+    monkeypatch.setattr(training, "_draw", lambda *args: None)
 
 
 @pytest.fixture
 def augmented_config(config: TrainConfig, small_network: None) -> TrainConfig:
     return dataclasses.replace(config, batch_size=28, augmentation=AUGMENTATION)
-
-
-def assert_same_weights(
-    config: TrainConfig, run_dir: Path, other_dir: Path, name: str = "last.weights.h5"
-) -> None:
-    for weight, other in zip(
-        saved_weights(run_dir, config, name), saved_weights(other_dir, config, name), strict=True
-    ):
-        np.testing.assert_array_equal(weight, other)
 
 
 def fitted(config: TrainConfig, *, jit_compile: bool = False) -> TrainingModel:
@@ -590,7 +404,7 @@ def fitted(config: TrainConfig, *, jit_compile: bool = False) -> TrainingModel:
     keras.utils.set_random_seed(config.seed)
     model = built(config)
     model.jit_compile = jit_compile
-    dataset = training.train_batches(config, split, model, start_step=0)
+    dataset = training_batches.train_batches(config, split, model, start_step=0)
     model.fit(dataset, steps_per_epoch=3, shuffle=False, verbose=0)
     assert model.jit_compile == jit_compile
     return model
@@ -727,3 +541,125 @@ def test_a_data_service_trains_the_weights_of_what_is_streamed_here(
     monkeypatch.setattr(pipeline, "train_dataset", streamed)
     training.train(config, tmp_path / "streamed")
     assert_same_weights(config, tmp_path / "served", tmp_path / "streamed")
+
+
+def first_batches(config: TrainConfig, start_step: int, count: int) -> list[tuple]:
+    split = records.open_split(Path(config.data_dir), "train")
+    dataset = training_batches.train_batches(config, split, built(config), start_step=start_step)
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+def test_the_last_epochs_see_clean_images(demo_data_dir, mixup) -> None:
+    config = TrainConfig(
+        data_dir=str(demo_data_dir),
+        model="residual_small",
+        epochs=3,
+        clean_epochs=1,
+        batch_size=70,  # two steps an epoch
+        augmentation=AugmentationConfig(flip=False, erasing=1.0, mixup=mixup),
+    )
+    plain = dataclasses.replace(config, clean_epochs=0, augmentation=AugmentationConfig(flip=False))
+    batches, plain_batches = first_batches(config, 0, 6), first_batches(plain, 0, 6)
+    for step, ((images, labels), (expected, ids)) in enumerate(
+        zip(batches, plain_batches, strict=True)
+    ):
+        assert np.array_equal(images, expected) == (step >= 4)
+        if mixup:
+            assert labels.shape == (70, 7)
+            assert np.array_equal(labels, np.eye(7, dtype=np.float32)[ids]) == (step >= 4)
+    for start in (3, 4, 5):
+        for resumed, whole in zip(first_batches(config, start, 1), batches[start:], strict=False):
+            for values, others in zip(resumed, whole, strict=True):
+                np.testing.assert_array_equal(values, others)
+
+
+def test_smoothed_labels_are_learned_and_plain_ones_validated(config) -> None:
+    config = dataclasses.replace(config, label_smoothing=0.14)
+    (_, labels), *_ = first_batches(config, 0, 1)
+    np.testing.assert_allclose(np.unique(labels), [0.02, 0.88], rtol=1e-5)
+    model = built(config)
+    images, ids = np.zeros((6, 48, 48, 1), np.uint8), np.arange(6)
+    logits = model.predict_on_batch(images).astype(np.float64)
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    loss, _ = model.test_on_batch(images, ids)
+    assert loss == pytest.approx(-logs[np.arange(6), ids].mean(), rel=1e-4)
+
+
+def test_teachers_answers_are_averaged_and_mixed_with_the_labels(trained_run, config) -> None:
+    config = dataclasses.replace(
+        config, teacher=f"{trained_run},{trained_run / 'model.keras'}", teacher_weight=0.25
+    )
+    targets = training_model.teachers_targets(config, schema_of(config), num_classes=7)
+    images = np.random.default_rng(0).integers(0, 256, (6, 48, 48, 1), np.uint8)
+    logits = load_model(trained_run)(images, training=False).numpy()
+    said = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.eye(7, dtype=np.float32)[:6]
+    np.testing.assert_allclose(targets(images, labels), 0.75 * labels + 0.25 * said, atol=1e-5)
+    with pytest.raises(InputError, match=r"expected a teacher of images .* and 8 expressions, rec"):
+        training_model.teachers_targets(config, schema_of(config), num_classes=8)
+
+
+def test_a_student_is_trained(trained_run, config, tmp_path) -> None:
+    config = dataclasses.replace(config, model="residual_small", epochs=1, teacher=str(trained_run))
+    assert training.train(config, tmp_path / "run")["examples"] == 35
+    missing = dataclasses.replace(config, teacher=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="none: expected a run directory"):
+        training.train(missing, tmp_path / "other")
+
+
+def test_adjusted_logits_count_in_training_and_not_in_validation(config) -> None:
+    split = records.open_split(Path(config.data_dir), "train")
+    added = training_model.frequency_logits(split, 2.0)
+    counts = np.array([split.per_expression[name] for name in EXPRESSIONS])
+    np.testing.assert_allclose(added, 2 * np.log(counts / counts.sum()), rtol=1e-5)
+    model = built(config)
+    model.added_logits = np.array([5, 0, 0, 0, 0, 0, 0], np.float32)
+    logits, labels = np.zeros((2, 7), np.float32), np.array([0, 1])
+    plain, favoured = np.log(7), np.log(np.exp(5) + 6)
+    losses = {
+        training: float(model.compute_loss(None, labels, logits, training=training))
+        for training in (True, False)
+    }
+    assert losses[False] == pytest.approx(plain, rel=1e-4)
+    assert losses[True] == pytest.approx((2 * favoured - 5) / 2, rel=1e-4)
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept(config, tmp_path) -> None:
+    config = dataclasses.replace(config, model="residual_small", epochs=2, ema=0.5)
+    metrics = training.train(config, tmp_path / "run")
+    best = max(float(row["val_accuracy"]) for row in history(tmp_path / "run"))
+    assert metrics["accuracy"] == pytest.approx(best)
+    kept = saved_weights(tmp_path / "run", config, "best.weights.h5")
+    trained = saved_weights(tmp_path / "run", config, "last.weights.h5")
+    assert not all(np.array_equal(a, b) for a, b in zip(kept, trained, strict=True))
+
+
+def test_with_validation_trained_on_the_last_weights_are_kept(config, tmp_path) -> None:
+    config = dataclasses.replace(
+        config, model="residual_small", schedule="cosine", train_on_validation=True
+    )
+    metrics = training.train(config, tmp_path / "run")
+    assert metrics["trained_on"] == ["train", "validation"]
+    kept = saved_weights(tmp_path / "run", config, "best.weights.h5")
+    for weight, other in zip(kept, saved_weights(tmp_path / "run", config), strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+def test_the_confusion_is_that_of_the_latest_validation(config) -> None:
+    model = built(config)
+    images = np.random.default_rng(0).integers(0, 256, (70, 48, 48, 1), np.uint8)
+    labels = np.arange(70) % 7
+    answers = model.predict_on_batch(images).argmax(axis=1)
+    for _ in range(2):  # the second replaces the first
+        model.evaluate(images, labels, batch_size=16, verbose=0)
+    expected = np.zeros((7, 7), np.int64)
+    np.add.at(expected, (labels, answers), 1)
+    np.testing.assert_array_equal(model.confusion, expected)
+
+
+def test_a_network_of_one_size_is_not_fed_cropped_images(config, tmp_path) -> None:
+    config = dataclasses.replace(config, augmentation=AugmentationConfig(crop=0.2))
+    with pytest.raises(InputError, match=r"crop: expected 0, since seed_cnn .* received 0\.2"):
+        training.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

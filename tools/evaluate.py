@@ -18,7 +18,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string(
         "model",
         None,
-        "A run directory or a .keras file.",
+        "A run directory, a .keras file, or pretrained: the model that ships with the package.",
         required=True,
         flag_values=flag_values,
     )
@@ -70,14 +70,13 @@ def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     command_line.import_tensorflow_quietly()
-    from fer_tfdata import evaluation, figures, records, run_directory
+    from fer_tfdata import evaluation, figures, pretrained, records
 
     split = records.open_split(Path(values.data_dir), values.split, verify=values.verify)
-    file = run_directory.find_model(Path(values.model))
     metrics = evaluation.evaluate(
-        run_directory.load_model(file),
+        pretrained.load_model(values.model),
         split,
-        model_name=str(file),
+        model_name=values.model,
         labels=values.labels,
         tta=values.tta,
     )

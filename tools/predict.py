@@ -1,6 +1,6 @@
 """Predicts the expressions of the faces in image files.
 
-    python -m tools.predict --model=runs/first --input=photo.jpg --input=holidays/
+    python -m tools.predict --input=photo.jpg --input=holidays/
     python -m tools.predict --model=model.keras --input='album/*.png' --format=csv > faces.csv
 
 An image is a photograph, in which faces are looked for, or a face that has been cut out already,
@@ -23,6 +23,7 @@ from absl import flags
 
 from fer_tfdata import atomic, command_line
 from fer_tfdata.errors import InputError
+from fer_tfdata.pretrained import PRETRAINED
 
 # The heavy imports stand in the functions that need them: `--help` answers at once.
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _FEW_FILES = 3  # done before a progress bar would be read
 class PredictOptions:
     """What the flags of the same names say."""
 
-    model: str | None = None
+    model: str = PRETRAINED
     input: Sequence[str] = ()
     output_dir: str | None = None
     format: str = "json"
@@ -46,7 +47,10 @@ class PredictOptions:
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Adds this program's flags to `flag_values`."""
     flags.DEFINE_string(
-        "model", None, "A run directory or a .keras file; required.", flag_values=flag_values
+        "model",
+        PredictOptions.model,
+        "A run directory, a .keras file, or pretrained: the model that ships with the package.",
+        flag_values=flag_values,
     )
     flags.DEFINE_multi_string(
         "input",
@@ -103,8 +107,6 @@ def predict(options: PredictOptions) -> int:
     Raises:
       InputError: if the model or the inputs are not there, or the copies would replace an input.
     """
-    if options.model is None:
-        raise InputError("--model: expected a run directory or a .keras file, received nothing")
     paths = find_images(options.input)
     copies = None if options.output_dir is None else name_copies(paths, Path(options.output_dir))
 
@@ -113,7 +115,7 @@ def predict(options: PredictOptions) -> int:
 
     from fer_tfdata.prediction import Predictor
 
-    predictor = Predictor.from_path(Path(options.model), mode=options.faces)
+    predictor = Predictor.from_name(options.model, mode=options.faces)
     silent = len(paths) <= _FEW_FILES or not sys.stderr.isatty()
     errors: list[str] = []
     bar = tqdm(paths, unit="image", disable=silent)

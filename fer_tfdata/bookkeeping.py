@@ -1,0 +1,223 @@
+"""What a run writes about itself: configuration, environment, history; and what may go on."""
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import io
+import json
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import tensorflow as tf
+
+import fer_tfdata
+from fer_tfdata import atomic
+from fer_tfdata.augmentation_config import AugmentationConfig
+from fer_tfdata.errors import InputError
+from fer_tfdata.run_directory import RunDirectory
+from fer_tfdata.train_config import TrainConfig
+
+# Which data these are, their checksum says.
+_FREE: Final = ("data_dir", "checkpoint_every")
+
+
+def prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
+    """Makes the run directory, or checks that the one there may be continued.
+
+    Raises:
+      InputError: it is in use, or was started with another configuration.
+    """
+    if run.config.is_file():
+        if not resume:
+            raise InputError(
+                f"{run.root}: holds a run already; continue it with --resume, or choose another "
+                "--run_dir"
+            )
+        started = _choices(json.loads(run.config.read_text(encoding="utf-8")))
+        changed = [
+            f"{name} {started.get(name)!r} (now {value!r})"
+            for name, value in _choices(dataclasses.asdict(config)).items()
+            if not _may_become(name, started.get(name), value)
+        ]
+        if changed:
+            raise InputError(
+                f"{run.config}: the run was started with {', '.join(changed)}; a run is continued "
+                "with the flags it was started with"
+            )
+        return
+    # A hidden file is what a kill amid the writing of the configuration leaves.
+    if run.root.exists() and (
+        not run.root.is_dir() or any(not path.name.startswith(".") for path in run.root.iterdir())
+    ):
+        raise InputError(f"{run.root}: expected an empty or no directory, received one in use")
+    write_json(run.config, dataclasses.asdict(config))
+
+
+def _may_become(name: str, started: Any, value: Any) -> bool:
+    """Returns whether a run that started with one value may be continued with another."""
+    if name in _FREE:
+        return True
+    if name == "data_service":  # of another address, but what is streamed has its own order
+        return (started is None) == (value is None)
+    return bool(started == value)
+
+
+def _choices(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration as its flags: with what older runs do not name, and flat."""
+    defaults = {
+        field.name: field.default
+        for kind in (TrainConfig, AugmentationConfig)
+        for field in dataclasses.fields(kind)
+        if field.default is not dataclasses.MISSING
+    }
+    flat = {name: value for name, value in written.items() if name != "augmentation"}
+    return {**defaults, **flat, **written.get("augmentation", {})}
+
+
+def hyperparameters(config: TrainConfig) -> dict[str, bool | int | float | str]:
+    """Returns what tells a run from others: the flags, without those that change no result."""
+    return {
+        name: "" if value is None else value
+        for name, value in _choices(dataclasses.asdict(config)).items()
+        if name not in _FREE
+    }
+
+
+@contextlib.contextmanager
+def locked(run: RunDirectory) -> Iterator[None]:
+    """Keeps other processes out of the run, however this one ends, and clears what a kill left.
+
+    Raises:
+      InputError: another process is in it.
+    """
+    with run.config.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{run.root}: another process is training it") from None
+        for path in run.root.rglob(".*"):
+            if path.is_file():
+                path.unlink()
+        run.checkpoints.mkdir(exist_ok=True)
+        yield
+
+
+def note_environment(run: RunDirectory, policy: str, manifest_sha256: str) -> None:
+    """Writes what the run starts in, or checks that it goes on with the data it started with.
+
+    Raises:
+      InputError: the data or the dtype policy are others than those it started with.
+    """
+    environment = _environment(policy, manifest_sha256)
+    if run.environment.is_file():
+        started = json.loads(run.environment.read_text(encoding="utf-8"))
+        if started["manifest_sha256"] != environment["manifest_sha256"]:
+            raise InputError(
+                f"{run.root}: the run was started on other data than those given now; choose "
+                "another --run_dir"
+            )
+        if started["dtype_policy"] != environment["dtype_policy"]:
+            raise InputError(
+                f"{run.root}: the run was started in {started['dtype_policy']}, and --precision "
+                f"means {environment['dtype_policy']} on this machine; continue it on one like the "
+                "first, or choose another --run_dir"
+            )
+        return
+    write_json(run.environment, environment)
+
+
+def past_epochs(run: RunDirectory, completed: int) -> list[dict[str, float]]:
+    """Returns the history of the completed epochs.
+
+    Raises:
+      InputError: it does not hold them.
+    """
+    past = read_history(run.history)[:completed]
+    if len(past) != completed:
+        raise InputError(
+            f"{run.history}: expected the {completed} epochs that the checkpoint holds, received "
+            f"{len(past)}; the run cannot be continued, start a new one"
+        )
+    return past
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Returns the complete rows: a kill may have cut the last one."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole_lines = text[: text.rfind("\n") + 1].splitlines()
+    return [
+        {name: float(value) for name, value in row.items()} for row in csv.DictReader(whole_lines)
+    ]
+
+
+def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Writes the rows of the completed epochs, and nothing of what came after."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, rows[0], lineterminator="\r\n")  # as CSVLogger's
+    writer.writeheader()
+    writer.writerows({**row, "epoch": int(row["epoch"])} for row in rows)
+    atomic.write_text(path, buffer.getvalue())
+
+
+def _environment(policy: str, manifest_sha256: str) -> dict[str, Any]:
+    packages = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorboard")
+    return {
+        "fer_tfdata": fer_tfdata.__version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "platform": platform.platform(),
+        "devices": [_device_name(device) for device in tf.config.list_physical_devices()],
+        "dtype_policy": policy,
+        "manifest_sha256": manifest_sha256,
+    }
+
+
+def _device_name(device: Any) -> str:
+    if device.device_type == "GPU":
+        details = tf.config.experimental.get_device_details(device)
+        return f"GPU {details.get('device_name', '')}".strip()
+    return f"{device.device_type} {_cpu_name()}" if device.device_type == "CPU" else device.name
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the checkout that this package runs from, None where it is none."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a file of JSON, complete or not at all."""
+    atomic.write_text(path, json.dumps(content, indent=2, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no form in JSON")

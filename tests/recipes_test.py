@@ -1,0 +1,35 @@
+from importlib import import_module
+
+import pytest
+from absl import flags
+
+from fer_tfdata.recipes import RECIPES
+from fer_tfdata.train_config import TrainConfig
+from tools import train
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_a_file_that_tells_its_command(name) -> None:
+    told = import_module(f"fer_tfdata.recipes.{name}").__doc__
+    assert f"python -m tools.train --data_dir=data --run_dir=runs/{name} --recipe={name}" in told
+    for fact in ("cores", "minutes", "accuracy", "PublicTest"):
+        assert fact in told
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_what_its_flag_gives_and_other_flags_change_it(name) -> None:
+    recipe = RECIPES[name]("data")
+    assert recipe.data_dir == "data"
+    assert not recipe.train_on_validation
+    assert config("--recipe", name) == recipe
+    changed = config("--recipe", name, "--epochs=3", "--clean_epochs=1", "--shift=0.25")
+    assert (changed.epochs, changed.augmentation.shift) == (3, 0.25)
+    assert changed.weight_decay == recipe.weight_decay
+    assert changed.augmentation.rotation == recipe.augmentation.rotation
+
+
+def config(*arguments: str) -> TrainConfig:
+    values = flags.FlagValues()
+    train.define_flags(values)
+    values(["train", "--data_dir=data", "--run_dir=run", *arguments])
+    return train.config_from_flags(values)

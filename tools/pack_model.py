@@ -1,0 +1,62 @@
+"""Packs the model of a finished run as the package ships it, and measures what was packed.
+
+python -m tools.pack_model --run_dir=runs/long --data_dir=data --output_dir=fer_tfdata/shipped
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from fer_tfdata import command_line, pretrained
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Adds this program's flags."""
+    flags.DEFINE_string(
+        "run_dir", None, "The run, finished.", required=True, flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "The directory that make_tfrecords wrote; its validation split is what is measured on.",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "Where the two files go; a packed model there is replaced.",
+        required=True,
+        flag_values=flag_values,
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Packs, measures, and prints what the packed model reaches."""
+    del argv
+    values = flags.FLAGS
+    command_line.import_tensorflow_quietly()
+    from fer_tfdata import evaluation, records
+
+    split = records.open_split(Path(values.data_dir), "validation")
+    directory = Path(values.output_dir)
+    pretrained.pack(Path(values.run_dir), directory)
+    model = pretrained.load(directory)
+    metrics = {
+        tta: evaluation.evaluate(model, split, model_name=pretrained.PRETRAINED, tta=tta)
+        for tta in evaluation.TEST_TIME_AVERAGING
+    }
+    pretrained.describe(directory, metrics)
+    print(directory)
+    for tta, figures in metrics.items():
+        print(f"  validation, tta={tta}: accuracy {figures['accuracy']:.4f}")
+
+
+def run() -> None:
+    """The console command."""
+    command_line.run(main, define_flags, __doc__)
+
+
+if __name__ == "__main__":
+    run()
