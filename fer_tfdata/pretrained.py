@@ -52,8 +52,11 @@ def pack(run_dir: Path, directory: Path) -> dict[str, Any]:
         answers otherwise.
     """
     run = RunDirectory(run_dir)
+    if not run.metrics.is_file():
+        raise InputError(f"{run_dir}: expected a finished run, received none; end it with --resume")
     model = run_directory.load_model(run_dir)
     config = json.loads(run.config.read_text(encoding="utf-8"))
+    metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
     form = run_directory.check_model(model)
     content = _packed(model.get_weights())
     if len(content) > MOST_BYTES:
@@ -66,6 +69,7 @@ def pack(run_dir: Path, directory: Path) -> dict[str, Any]:
         "image_size": form.image_shape[0],
         "channels": form.image_shape[2],
         "expressions": list(form.expressions),
+        "trained_on": metrics["trained_on"],
         "sha256": hashlib.sha256(content).hexdigest(),
         "config": {name: value for name, value in config.items() if name != "data_dir"},
     }
@@ -119,10 +123,11 @@ def load_model(name: str) -> "keras.Model":
 
 def _packed(weights: Sequence[npt.NDArray[np.float32]]) -> bytes:
     buffer = io.BytesIO()
-    arrays = {
-        f"{number:05d}": value.astype(np.float16) if value.ndim >= _LEAST_RANK_PACKED else value
-        for number, value in enumerate(weights)
-    }
+    with np.errstate(over="ignore"):  # whose answers are compared afterwards
+        arrays: dict[str, Any] = {
+            f"{number:05d}": value.astype(np.float16) if value.ndim >= _LEAST_RANK_PACKED else value
+            for number, value in enumerate(weights)
+        }
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 

@@ -99,7 +99,15 @@ def test_the_model_that_ships() -> None:
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     description = json.loads((shipped / "model.json").read_text())
     assert description["metrics"]["flip"]["split"] == "validation"
-    assert description["metrics"]["flip"]["trained_on"] == ["train"]
+    assert description["trained_on"] == ["train"]
+
+
+def test_a_run_that_is_not_finished_is_not_packed(small_run, tmp_path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(small_run, run_dir)
+    (run_dir / "metrics.json").unlink()
+    with pytest.raises(InputError, match="expected a finished run, received none"):
+        pretrained.pack(run_dir, tmp_path / "packed")
 
 
 def test_records_of_two_splits_can_be_joined(demo_data_dir) -> None:

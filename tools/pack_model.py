@@ -5,6 +5,7 @@ python -m tools.pack_model --run_dir=runs/long --data_dir=data --output_dir=fer_
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     directory = Path(values.output_dir)
     pretrained.pack(Path(values.run_dir), directory)
     model = pretrained.load(directory)
-    metrics = {
+    metrics: dict[str, Any] = {
         tta: evaluation.evaluate(model, split, model_name=pretrained.PRETRAINED, tta=tta)
         for tta in evaluation.TEST_TIME_AVERAGING
     }
