@@ -86,7 +86,7 @@ class TrainingModel(keras.Model):
 
     def train_step(self, data: Any) -> Any:
         """Trains on a batch, augmented first where that is this model's to do."""
-        with tf.control_dependencies(tf.nest.flatten(data)):
+        with tf.control_dependencies(tf.nest.flatten(data[:2])):
             self._batch_arrived.assign(tf.timestamp())
         images, labels, *weights = data
         if (augment := self.augment) is not None:

@@ -74,6 +74,7 @@ def test_every_field_of_the_training_is_set_by_its_flag() -> None:
         clean_epochs=1,
         teacher="runs/teacher",
         teacher_weight=0.25,
+        checkpoint_every=50,
         train_on_validation=True,
         precision="float32",
         seed=11,

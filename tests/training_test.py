@@ -456,7 +456,10 @@ def test_loss_and_accuracy_of_mixed_labels_and_of_plain_ones(augmented_config) -
         assert accuracy == pytest.approx((logits.argmax(axis=1) == plain).mean())
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(AugmentationConfig), ids=lambda f: f.name)
+CHANGES = [field for field in dataclasses.fields(AugmentationConfig) if field.name != "crop"]
+
+
+@pytest.mark.parametrize("field", CHANGES, ids=lambda f: f.name)  # seed_cnn takes no cropped images
 def test_a_change_of_the_augmentation_is_refused_by_its_name(
     trained_run, demo_data_dir, field
 ) -> None:
