@@ -11,7 +11,8 @@ from tools import train
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_a_file_that_tells_its_command(name) -> None:
     told = import_module(f"fer_tfdata.recipes.{name}").__doc__
-    assert f"python -m tools.train --data_dir=data --run_dir=runs/{name} --recipe={name}" in told
+    assert "python -m tools.train --data_dir=data --run_dir=runs/" in told
+    assert f" --recipe={name}\n" in told
     for fact in ("cores", "minutes", "accuracy", "PublicTest"):
         assert fact in told
 
