@@ -1,0 +1,128 @@
+"""Searches for better hyperparameters with Optuna; every trial is a run, and HParams compares them.
+
+    pip install -c constraints.txt -e '.[sweep]'
+    python -m examples.sweep --data_dir=data --sweep_dir=runs/sweep --trials=20
+    tensorboard --logdir runs/sweep   # the HParams tab
+
+Interrupted at any moment, by `kill -9` too, the same command goes on: with the unfinished trial,
+from its last checkpoint.  What is searched stands in `suggest`; copy this file and change it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from absl import flags
+
+from fer_tfdata import command_line
+from fer_tfdata.recipes import RECIPES
+from fer_tfdata.train_config import TrainConfig
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Adds this program's flags."""
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "The directory that make_tfrecords wrote (its --output_dir).",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "sweep_dir",
+        None,
+        "Where the study and a run directory a trial go.",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "recipe",
+        next(iter(RECIPES)),
+        list(RECIPES),
+        "What all trials have in common.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer("epochs", 10, "Of each trial.", lower_bound=1, flag_values=flag_values)
+    flags.DEFINE_integer(
+        "trials",
+        20,
+        "How many, those of earlier calls included.",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
+
+
+def suggest(trial: optuna.trial.BaseTrial, base: TrainConfig) -> TrainConfig:
+    """Returns the configuration of a trial."""
+    augmentation = dataclasses.replace(
+        base.augmentation,
+        mixup=trial.suggest_float("mixup", 0.05, 1.0, log=True),
+        erasing=trial.suggest_float("erasing", 0.0, 0.5),
+    )
+    return dataclasses.replace(
+        base,
+        learning_rate=trial.suggest_float("learning_rate", 3e-4, 5e-3, log=True),
+        weight_decay=trial.suggest_float("weight_decay", 0.01, 0.3, log=True),
+        label_smoothing=trial.suggest_float("label_smoothing", 0.0, 0.2),
+        augmentation=augmentation,
+    )
+
+
+def search(base: TrainConfig, sweep_dir: Path, trials: int) -> optuna.Study:
+    """Runs trials until there are so many, those of earlier calls included.
+
+    Args:
+      base: what all trials have in common.
+      sweep_dir: holds `study.db` and a run directory a trial.
+      trials: how many.
+    """
+    from fer_tfdata import training
+
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        study_name=sweep_dir.name,
+        storage=f"sqlite:///{sweep_dir / 'study.db'}",
+        load_if_exists=True,
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=base.seed),
+    )
+
+    def finish(number: int, config: TrainConfig) -> None:
+        metrics = training.train(config, sweep_dir / f"trial-{number:03d}", resume=True)
+        study.tell(number, metrics["accuracy"])
+
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        try:
+            config = suggest(optuna.trial.FixedTrial(trial.params), base)
+        except ValueError:  # it was not drawn to the end, and so not begun
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        else:
+            finish(trial.number, config)
+    while len(study.trials) < trials:
+        drawn = study.ask()
+        finish(drawn.number, suggest(drawn, base))
+    return study
+
+
+def main(argv: Sequence[str]) -> None:
+    """Searches, and prints the best trial."""
+    del argv
+    values = flags.FLAGS
+    command_line.import_tensorflow_quietly()
+    recipe = RECIPES[values.recipe](values.data_dir)
+    base = dataclasses.replace(
+        recipe,
+        epochs=values.epochs,
+        clean_epochs=min(recipe.clean_epochs, values.epochs // 5),
+        warmup_epochs=min(recipe.warmup_epochs, values.epochs / 10),
+    )
+    study = search(base, Path(values.sweep_dir), values.trials)
+    best = study.best_trial
+    print(f"trial {best.number}: validation accuracy {best.value:.4f}")
+    for name, value in best.params.items():
+        print(f"  {name} {value:.4g}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags, __doc__)
