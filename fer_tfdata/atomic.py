@@ -3,12 +3,17 @@
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 from fer_tfdata.errors import InputError
+
+# What tempfile.mkstemp makes of `replacing`'s prefix and suffix.
+_TEMPORARY: Final = re.compile(r"\.[a-z0-9_]{8}\..+")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,6 +40,11 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def left_by_kills(directory: Path) -> list[Path]:
+    """Returns the temporary files below a directory that `replacing` had no time to remove."""
+    return [path for path in directory.rglob(".*") if _TEMPORARY.fullmatch(path.name)]
 
 
 def sync(path: Path) -> None:

@@ -101,26 +101,35 @@ def locked(run: RunDirectory) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{run.root}: another process is training it") from None
-        for path in run.root.rglob(".*"):
-            if path.is_file():
-                path.unlink()
+        for path in atomic.left_by_kills(run.root):
+            path.unlink()
         run.checkpoints.mkdir(exist_ok=True)
         yield
 
 
-def note_environment(run: RunDirectory, policy: str, manifest_sha256: str) -> None:
-    """Writes what the run starts in, or checks that it goes on with the data it started with.
+def note_environment(
+    run: RunDirectory, *, policy: str, manifest_sha256: str, teachers_sha256: Sequence[str]
+) -> None:
+    """Writes what the run starts in, or checks that it goes on with what it started with.
 
     Raises:
-      InputError: the data or the dtype policy are others than those it started with.
+      InputError: the data, the teachers or the dtype policy are others than those it started with.
     """
-    environment = _environment(policy, manifest_sha256)
+    environment = _environment(policy) | {
+        "manifest_sha256": manifest_sha256,
+        "teachers_sha256": list(teachers_sha256),
+    }
     if run.environment.is_file():
         started = json.loads(run.environment.read_text(encoding="utf-8"))
         if started["manifest_sha256"] != environment["manifest_sha256"]:
             raise InputError(
                 f"{run.root}: the run was started on other data than those given now; choose "
                 "another --run_dir"
+            )
+        if started.get("teachers_sha256", []) != environment["teachers_sha256"]:
+            raise InputError(
+                f"{run.root}: the run was started with other teachers than those that stand there "
+                "now; choose another --run_dir"
             )
         if started["dtype_policy"] != environment["dtype_policy"]:
             raise InputError(
@@ -170,7 +179,7 @@ def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     atomic.write_text(path, buffer.getvalue())
 
 
-def _environment(policy: str, manifest_sha256: str) -> dict[str, Any]:
+def _environment(policy: str) -> dict[str, Any]:
     packages = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorboard")
     return {
         "fer_tfdata": fer_tfdata.__version__,
@@ -180,7 +189,6 @@ def _environment(policy: str, manifest_sha256: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "devices": [_device_name(device) for device in tf.config.list_physical_devices()],
         "dtype_policy": policy,
-        "manifest_sha256": manifest_sha256,
     }
 
 

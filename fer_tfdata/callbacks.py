@@ -11,6 +11,7 @@ import keras
 from tqdm import tqdm
 from tqdm.keras import TqdmCallback
 
+from fer_tfdata import atomic
 from fer_tfdata.checkpoints import Checkpoints
 from fer_tfdata.errors import InputError
 from fer_tfdata.optimization import inner_optimizer
@@ -54,17 +55,22 @@ class ReduceLROnPlateau(keras.callbacks.ReduceLROnPlateau):
 
     Args:
       past: the history's rows so far.
+      initial_rate: what the run started with.
       **kwargs: Keras's.
     """
 
-    def __init__(self, past: Sequence[Mapping[str, float]], **kwargs: Any) -> None:
+    def __init__(
+        self, past: Sequence[Mapping[str, float]], *, initial_rate: float, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self._past = past
+        self._initial_rate = initial_rate
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Replays the past epochs; the rate itself is the backup's."""
+        """Replays the past epochs; the rate itself is the checkpoint's."""
         super().on_train_begin(logs)
         rate = float(self.model.optimizer.learning_rate)
+        self.model.optimizer.learning_rate.assign(self._initial_rate)
         for epoch, row in enumerate(self._past):
             self.on_epoch_end(epoch, dict(row))
         self.model.optimizer.learning_rate.assign(rate)
@@ -77,6 +83,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
       checkpoints: the run's.
       every: steps.
       steps_per_epoch: to count the steps of the whole run.
+      history: the file that has the epochs' rows, which is not to be behind a checkpoint.
       stop_asked: whether the training is to stop; asked after each step.
 
     Raises:
@@ -89,10 +96,12 @@ class SaveCheckpoints(keras.callbacks.Callback):
         *,
         every: int,
         steps_per_epoch: int,
+        history: Path,
         stop_asked: Callable[[], bool],
     ) -> None:
         super().__init__()
         self._checkpoints = checkpoints
+        self._history = history
         self._every = every
         self._steps_per_epoch = steps_per_epoch
         self._stop_asked = stop_asked
@@ -117,6 +126,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves what the next epoch begins with."""
+        atomic.sync(self._history)
         self._checkpoints.save((epoch + 1) * self._steps_per_epoch)
 
 

@@ -8,6 +8,7 @@ a function of the step.
 
 import logging
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,15 @@ _KEPT: Final = 2
 _PATTERN: Final = "step-*.npz"
 
 # What reading a file raises that is cut off or altered; each array carries a checksum.
-_DAMAGE: Final = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zipfile.LargeZipFile)
+_DAMAGE: Final = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 _Arrays = list[npt.NDArray[Any]]
 

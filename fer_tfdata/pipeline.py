@@ -10,7 +10,7 @@ a step yields what one that came from the beginning yields from there on.
 import functools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -41,7 +41,7 @@ def train_dataset(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    augment: Augment | None = None,
+    augment: Augment | Mapping[int, Augment] | None = None,
     memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
     data_service_address: str | None = None,
 ) -> tf.data.Dataset:
@@ -69,7 +69,8 @@ def train_dataset(
       process_index: which of the processes that train together this one is, from 0.
       process_count: how many they are.
       augment: changes a batch, given its images, its labels and a seed, int64 [2], that differs
-        for each (seed, step, process); what it returns is yielded.
+        for each (seed, step, process); what it returns is yielded.  Or several, each by the step
+        from which on it is the one; the first by 0.
       memory_budget_bytes: bytes of images that may be held in memory.
       data_service_address: of a tf.data service dispatcher, `grpc://host:port`, whose workers then
         do what is done here otherwise; the split is streamed, in the same order.
@@ -247,18 +248,31 @@ def _augmented(
     batches: tf.data.Dataset,
     first_step: int | tf.Tensor,
     *,
-    augment: Augment | None,
+    augment: Augment | Mapping[int, Augment] | None,
     seed: int,
     schedule: Schedule,
 ) -> tf.data.Dataset:
     """Returns batches that begin with a step of the run, each changed with a seed of its own."""
     if augment is None:
         return batches
+    latest_first = sorted(augment.items() if isinstance(augment, Mapping) else [(0, augment)])[::-1]
 
     def change(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[Any, Any]:
         # A number for each step of each process.
         number = step * schedule.process_count + schedule.process_index
-        return augment(batch[0], batch[1], fold(seed, AUGMENTATION, number))
+        draw = fold(seed, AUGMENTATION, number)
+
+        def changed(entries: Sequence[tuple[int, Augment]]) -> tuple[Any, Any]:
+            (begin, function), *before = entries
+            if not before:
+                return function(batch[0], batch[1], draw)
+            return tf.cond(
+                step >= begin,
+                lambda: function(batch[0], batch[1], draw),
+                lambda: changed(before),
+            )
+
+        return changed(latest_first)
 
     return batches.enumerate(first_step).map(change, tf.data.AUTOTUNE)
 
@@ -268,7 +282,10 @@ def _image_bytes(split: records.Split) -> int:
 
 
 def _prefetch(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Prefetches onto the first GPU where there is one, else into host memory."""
-    if tf.config.list_logical_devices("GPU"):
+    """Prefetches onto the GPU where there is one, else into host memory.
+
+    From there, several GPUs take their parts of a batch.
+    """
+    if len(tf.config.list_logical_devices("GPU")) == 1:
         return dataset.prefetch(2).apply(tf.data.experimental.prefetch_to_device("/gpu:0"))
     return dataset.prefetch(tf.data.AUTOTUNE)

@@ -90,7 +90,7 @@ class Predictor:
         Raises:
           InputError: if there is none, or it is no model of expressions.
         """
-        return cls.from_name(str(path), mode=mode)
+        return cls._checked(run_directory.load_model(path), str(path), mode)
 
     @classmethod
     def from_name(cls, name: str, *, mode: FacesMode = "auto") -> Self:
@@ -99,7 +99,10 @@ class Predictor:
         Raises:
           InputError: if there is none, or it is no model of expressions.
         """
-        model = load_model(name)
+        return cls._checked(load_model(name), name, mode)
+
+    @classmethod
+    def _checked(cls, model: "keras.Model", name: str, mode: FacesMode) -> Self:
         try:
             return cls(model, mode=mode)
         except InputError as error:

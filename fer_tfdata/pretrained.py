@@ -34,6 +34,9 @@ _DESCRIPTION: Final = "model.json"
 # Vectors stay float32: they are few, and the variances among them span more than float16 does.
 _LEAST_RANK_PACKED: Final = 2
 
+# Of a configuration, what means something on one machine only.
+_PLACES: Final = ("data_dir", "data_service", "teacher")
+
 # TensorFlow and Keras are imported where they are used: importing this is part of `--help`.
 
 
@@ -56,7 +59,6 @@ def pack(run_dir: Path, directory: Path) -> dict[str, Any]:
         raise InputError(f"{run_dir}: expected a finished run, received none; end it with --resume")
     model = run_directory.load_model(run_dir)
     config = json.loads(run.config.read_text(encoding="utf-8"))
-    metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
     form = run_directory.check_model(model)
     content = _packed(model.get_weights())
     if len(content) > MOST_BYTES:
@@ -69,9 +71,9 @@ def pack(run_dir: Path, directory: Path) -> dict[str, Any]:
         "image_size": form.image_shape[0],
         "channels": form.image_shape[2],
         "expressions": list(form.expressions),
-        "trained_on": metrics["trained_on"],
+        "trained_on": json.loads(run.metrics.read_text(encoding="utf-8"))["trained_on"],
         "sha256": hashlib.sha256(content).hexdigest(),
-        "config": {name: value for name, value in config.items() if name != "data_dir"},
+        "config": {name: value for name, value in config.items() if name not in _PLACES},
     }
     _check_answers(model, _built(description, content))
     with atomic.replacing(directory / _WEIGHTS) as temporary:

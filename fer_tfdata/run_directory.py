@@ -34,7 +34,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Weights: the best by validation accuracy, the last, and the backup to resume from."""
+        """Weights: the best in validation, the last, and the checkpoints to resume from."""
         return self.root / "checkpoints"
 
     @property

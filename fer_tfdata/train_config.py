@@ -128,7 +128,8 @@ class TrainConfig:
         epochs = f"epochs={self.epochs}"
         if self.clean_epochs > self.epochs:
             raise InputError(
-                f"clean_epochs: expected at most {epochs}, received {self.clean_epochs}"
+                f"clean_epochs: expected at most {epochs}, received {self.clean_epochs}; "
+                "with fewer epochs, give fewer clean_epochs as well"
             )
         if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
             raise InputError(
@@ -137,6 +138,10 @@ class TrainConfig:
         if self.schedule != "cosine" and self.warmup_epochs:
             raise InputError(
                 "warmup_epochs: expected 0, or schedule=cosine, received another schedule"
+            )
+        if self.teacher is None and self.teacher_weight != TrainConfig.teacher_weight:
+            raise InputError(
+                f"teacher: expected one for teacher_weight={self.teacher_weight}, received none"
             )
         if self.train_on_validation and self.schedule == "plateau":
             raise InputError(

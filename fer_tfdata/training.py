@@ -26,6 +26,7 @@ from fer_tfdata import (
     monitoring,
     pipeline,
     records,
+    teachers,
 )
 from fer_tfdata.callbacks import (
     EpochReport,
@@ -46,7 +47,6 @@ from fer_tfdata.training_model import (
     build_network,
     build_training_model,
     frequency_logits,
-    teachers_targets,
 )
 
 _EVAL_BATCH: Final = 512
@@ -91,17 +91,23 @@ def train(
     train_split = records.open_split(data_dir, "train", verify=verify)
     validation_split = records.open_split(data_dir, "validation", verify=verify)
     _check_data(config, train_split, validation_split)  # before anything is made
+    taught_by = teachers.load_teachers(config, train_split.schema)
     if config.train_on_validation:
         train_split = records.joined(train_split, validation_split)
     run = RunDirectory(run_dir)
     bookkeeping.prepare(run, config, resume=resume)
     with bookkeeping.locked(run):
-        bookkeeping.note_environment(run, policy, train_split.manifest_sha256)
+        bookkeeping.note_environment(
+            run,
+            policy=policy,
+            manifest_sha256=train_split.manifest_sha256,
+            teachers_sha256=teachers.checksums(config),
+        )
         if run.metrics.is_file():
             _log.warning("%s is complete; nothing is left to train", run.root)
             finished: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8"))
             return finished
-        return _run(config, run, policy, train_split, validation_split, profile_steps)
+        return _run(config, run, policy, train_split, validation_split, taught_by, profile_steps)
 
 
 def _check_data(
@@ -154,29 +160,41 @@ def _run(
     policy: str,
     train_split: records.Split,
     validation_split: records.Split,
+    taught_by: Sequence[keras.Model],
     profile_steps: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    session = _begin(config, run, policy, train_split)
+    session = _begin(config, run, policy, train_split, taught_by)
     try:
         _fit(session, validation_split, profile_steps)
+        metrics = _finish(session, train_split.schema, validation_split)
     except records.READ_ERRORS as error:
         if lost := data_service.input_error(error):
             raise lost from error
         records.verify_checksums(train_split)  # names the damaged file
         records.verify_checksums(validation_split)
         raise  # the data are what they were: it is something else
-    metrics = _finish(session, train_split.schema, validation_split)
+    except OSError as error:
+        raise InputError(
+            f"{run.root}: a file could not be written ({error.strerror or error}); make room and "
+            "continue with --resume"
+        ) from error
     session.checkpoints.delete()
     return metrics
 
 
-def _begin(config: TrainConfig, run: RunDirectory, policy: str, split: records.Split) -> _Session:
+def _begin(
+    config: TrainConfig,
+    run: RunDirectory,
+    policy: str,
+    split: records.Split,
+    taught_by: Sequence[keras.Model],
+) -> _Session:
     """Builds what is trained, and brings it to where the run was interrupted."""
     steps = pipeline.steps_per_epoch(split, config.batch_size, config.labels)
     keras.utils.set_random_seed(config.seed)
     with distribution.choose_strategy().scope():
         model = build_training_model(config, policy, split.schema, steps_per_epoch=steps)
-    model.targets = teachers_targets(config, split.schema, model.output_shape[-1])
+    model.targets = teachers.targets(taught_by, config.teacher_weight)
     if config.logit_adjustment:
         model.added_logits = frequency_logits(split, config.logit_adjustment)
     checkpoints = Checkpoints(run.checkpoints, model)
@@ -225,7 +243,14 @@ def _callbacks(
     What an interrupted epoch wrote before that is written again, and is the same.
     """
     config, run, steps, past = session.config, session.run, session.steps, session.past
-    plateau = ReduceLROnPlateau(past, monitor="val_loss", factor=0.2, patience=2, min_lr=1e-6)
+    plateau = ReduceLROnPlateau(
+        past,
+        initial_rate=config.learning_rate,
+        monitor="val_loss",
+        factor=0.2,
+        patience=2,
+        min_lr=1e-6,
+    )
     return [
         StopOnNonFiniteLoss(steps),
         *([plateau] if config.schedule == "plateau" else []),
@@ -245,17 +270,23 @@ def _callbacks(
             expressions=session.expressions,
             confusion=lambda: session.model.confusion,
             first_batch=lambda: _as_seen(session.batches, session.model),
-            profile_steps=profile_steps,
+            profile_steps=_counted(profile_steps, session.model.steps_done),
         ),
         keras.callbacks.CSVLogger(run.history, append=True),
         SaveCheckpoints(
             session.checkpoints,
             every=config.checkpoint_every,
             steps_per_epoch=steps,
+            history=run.history,
             stop_asked=stop_asked,
         ),
         *progress_bar(config.epochs, steps, initial_epoch=len(past)),
     ]
+
+
+def _counted(steps: tuple[int, int] | None, done_before: int) -> tuple[int, int] | None:
+    """Returns steps of this process as `fit` counts them, with those of the epoch done before."""
+    return None if steps is None else (steps[0] + done_before, steps[1] + done_before)
 
 
 def _as_seen(
@@ -345,5 +376,5 @@ def _draw(
     for path, draw in pictures.items():
         try:
             draw(path)
-        except (OSError, InputError) as error:
+        except Exception as error:  # whatever a library raises: the model is there
             _log.warning("%s could not be drawn: %s", path, error)

@@ -22,42 +22,39 @@ def train_batches(
     num_classes = model.output_shape[-1]
     on_device = augmentation.choose_placement(config.augment_on, config.augmentation) == "device"
 
-    def batches(first: int, changes: AugmentationConfig, *, changed_later: bool) -> tf.data.Dataset:
+    def stage(changes: AugmentationConfig, *, due_on_device: bool) -> pipeline.Augment:
         change = functools.partial(augmentation.augment, config=changes, num_classes=num_classes)
-        if changed_later:
+        if due_on_device:
             model.augment = change
 
         def augment(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[Any, Any]:
-            if not changed_later:
+            if not due_on_device:
                 images, labels = change(images, labels, seed)
             if config.soft_labels:
                 labels = augmentation.soft_labels(labels, num_classes)
                 labels = _smoothed(labels, config.label_smoothing)
-            return (_for_device(images, seed, changed_later) if on_device else images), labels
+            return (_for_device(images, seed, due_on_device) if on_device else images), labels
 
-        return pipeline.train_dataset(
-            split,
-            labels=config.labels,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start_step=first,
-            augment=augment,
-            data_service_address=config.data_service,
-        )
+        return augment
 
-    changed = batches(start_step, config.augmentation, changed_later=on_device)
-    if not config.clean_epochs:
-        return changed
-    steps = pipeline.steps_per_epoch(split, config.batch_size, config.labels)
-    clean_from = (config.epochs - config.clean_epochs) * steps
-    clean = batches(max(start_step, clean_from), config.clean_augmentation, changed_later=False)
-    # Also where nothing is left of the first part: cropped and whole images together have no size
-    # that TensorFlow knows beforehand, and a step that knows one rounds otherwise.
-    return changed.take(max(clean_from - start_step, 0)).concatenate(clean)
+    stages = {0: stage(config.augmentation, due_on_device=on_device)}
+    if config.clean_epochs:
+        steps = pipeline.steps_per_epoch(split, config.batch_size, config.labels)
+        clean_from = (config.epochs - config.clean_epochs) * steps
+        stages[clean_from] = stage(config.clean_augmentation, due_on_device=False)
+    return pipeline.train_dataset(
+        split,
+        labels=config.labels,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        start_step=start_step,
+        augment=stages,
+        data_service_address=config.data_service,
+    )
 
 
 def _for_device(
-    images: tf.Tensor, seed: tf.Tensor, changed_later: bool
+    images: tf.Tensor, seed: tf.Tensor, due: bool
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns images with a row each of what the device needs, so that devices can share them.
 
@@ -66,7 +63,7 @@ def _for_device(
     count = tf.shape(images)[0]
     rows = tf.range(tf.cast(count, tf.int64))
     seeds = seed + tf.stack([tf.zeros_like(rows), rows], axis=1)
-    return images, seeds, tf.fill([count], changed_later)
+    return images, seeds, tf.fill([count], due)
 
 
 def _smoothed(labels: tf.Tensor, smoothing: float) -> tf.Tensor:

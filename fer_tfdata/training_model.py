@@ -17,7 +17,6 @@ from fer_tfdata.fast_layers import with_fast_layers
 from fer_tfdata.models import BUILDERS
 from fer_tfdata.optimization import build_optimizer
 from fer_tfdata.precision import policy_scope
-from fer_tfdata.run_directory import check_model, load_model
 from fer_tfdata.train_config import TrainConfig
 
 Targets = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -36,7 +35,7 @@ class TrainingModel(keras.Model):
       steps_done: of the epoch that `fit` begins with, how many it is to count off without doing
         them, since they were done before.
       seconds_waited: for batches, since the model was made: from a step's beginning until its
-        batch was there.
+        batch was there; the first step, which is traced, left out.
       added_logits: float32 [outputs], added to the logits in the training's loss alone.
     """
 
@@ -72,14 +71,18 @@ class TrainingModel(keras.Model):
 
     def _accounted(self, train: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Returns what counts off the steps that were done before, and times the others' wait."""
+        traced = False
 
         def train_or_count(iterator: Any) -> Any:
+            nonlocal traced
             if self.steps_done:
                 self.steps_done -= 1
                 return self.get_metrics_result()
             begin = time.time()  # what tf.timestamp counts from
             results = train(iterator)
-            self.seconds_waited += max(0.0, float(self._batch_arrived) - begin)
+            if traced:  # else it was the graph, and not the input, that was waited for
+                self.seconds_waited += max(0.0, float(self._batch_arrived) - begin)
+            traced = True
             return results
 
         return train_or_count
@@ -230,32 +233,3 @@ def frequency_logits(split: records.Split, strength: float) -> npt.NDArray[np.fl
     counts = np.array([split.per_expression[name] for name in split.schema.expressions])
     frequencies = np.maximum(counts, 1) / counts.sum()
     return (strength * np.log(frequencies)).astype(np.float32)
-
-
-def teachers_targets(
-    config: TrainConfig, schema: records.Schema, num_classes: int
-) -> Targets | None:
-    """Returns targets that are partly what the teachers say of the same changed images.
-
-    Raises:
-      InputError: a teacher cannot be loaded, or is one of other images or expressions.
-    """
-    if config.teacher is None:
-        return None
-    names = config.teacher.split(",")
-    teachers = [load_model(Path(name)) for name in names]
-    wanted = (schema.image_shape, num_classes)
-    for name, teacher in zip(names, teachers, strict=True):
-        form = check_model(teacher)
-        if (form.image_shape, len(form.expressions)) != wanted:
-            raise InputError(
-                f"{name}: expected a teacher of images {wanted[0]} and {wanted[1]} expressions, "
-                f"received one of {form.image_shape} and {len(form.expressions)}"
-            )
-
-    def targets(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        said = [tf.nn.softmax(teacher(images, training=False)) for teacher in teachers]
-        taught = tf.add_n(said) / len(said)
-        return (1 - config.teacher_weight) * labels + config.teacher_weight * taught
-
-    return targets

@@ -138,3 +138,12 @@ def test_sync_takes_files_and_directories(tmp_path: Path):
     atomic.sync(tmp_path)
     with pytest.raises(FileNotFoundError):
         atomic.sync(tmp_path / "absent")
+
+
+def test_what_a_kill_leaves_is_told_from_what_a_user_hides(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / ".gitignore").write_text("mine")
+    (tmp_path / ".notes.txt").write_text("mine")
+    with atomic.replacing(tmp_path / "sub" / "model.keras") as temporary:
+        assert atomic.left_by_kills(tmp_path) == [temporary]
+    assert atomic.left_by_kills(tmp_path) == []

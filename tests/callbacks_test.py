@@ -37,20 +37,50 @@ def test_the_plateau_remembers_what_came_before_it_was_interrupted() -> None:
     # One epoch without improvement stands in the past, so the next one lowers the rate.
     model, x, y = regression()
     past = [{"val_loss": -1.0}, {"val_loss": -0.5}]
-    plateau = callbacks.ReduceLROnPlateau(past, monitor="val_loss", factor=0.5, patience=2)
+    plateau = callbacks.ReduceLROnPlateau(
+        past, initial_rate=0.1, monitor="val_loss", factor=0.5, patience=2
+    )
     model.fit(
         x, y, validation_data=(x, y), epochs=3, initial_epoch=2, callbacks=[plateau], verbose=0
     )
     assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
 
 
-def test_replaying_the_past_leaves_the_rate_that_the_backup_restored() -> None:
+def test_replaying_the_past_leaves_the_rate_that_the_checkpoint_restored() -> None:
     model, _, _ = regression()
     past = [{"val_loss": 1.0}] * 10
-    plateau = callbacks.ReduceLROnPlateau(past, monitor="val_loss", factor=0.5, patience=1)
+    plateau = callbacks.ReduceLROnPlateau(
+        past, initial_rate=0.1, monitor="val_loss", factor=0.5, patience=1
+    )
     plateau.set_model(model)
     plateau.on_train_begin()
     assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_a_plateau_that_was_interrupted_lowers_the_rate_when_it_would_have() -> None:
+    losses = [1.5, *[1.6] * 12]
+
+    def rates(interrupted_after: int | None) -> list[float]:
+        model, _, _ = regression()
+        past = []
+        seen = []
+        plateau = None
+        for epoch, loss in enumerate(losses):
+            if plateau is None or epoch == interrupted_after:
+                plateau = callbacks.ReduceLROnPlateau(
+                    past, initial_rate=0.1, monitor="val_loss", factor=0.2, patience=2, min_lr=1e-4
+                )
+                plateau.set_model(model)
+                plateau.on_train_begin()
+            plateau.on_epoch_end(epoch, {"val_loss": loss})
+            past = [*past, {"val_loss": loss}]
+            seen.append(float(model.optimizer.learning_rate))
+        return seen
+
+    whole = rates(None)
+    assert len(set(whole)) == 6  # down to the least
+    for epoch in range(1, len(losses)):
+        assert rates(epoch) == whole
 
 
 def test_an_epoch_s_line_says_how_fast_it_was(capsys) -> None:

@@ -25,10 +25,10 @@ CONFIG = TrainConfig(
 )
 
 
-def model_after(steps: int) -> TrainingModel:
+def model_after(steps: int, policy: str = "float32") -> TrainingModel:
     """Returns a model after so many steps, each of which changes all of its variables."""
     keras.utils.set_random_seed(0)
-    model = build_training_model(CONFIG, "float32", SCHEMA, steps_per_epoch=10)
+    model = build_training_model(CONFIG, policy, SCHEMA, steps_per_epoch=10)
     rng = np.random.default_rng(1)
     for _ in range(steps):
         images = rng.integers(0, 256, (8, 16, 16, 1), np.uint8)
@@ -46,10 +46,11 @@ def assert_same_state(state_of_one: list[np.ndarray], state_of_other: list[np.nd
         np.testing.assert_array_equal(value, other)
 
 
-def test_everything_that_a_step_reads_comes_back(tmp_path: Path) -> None:
-    trained = model_after(3)
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_everything_that_a_step_reads_comes_back(tmp_path: Path, policy: str) -> None:
+    trained = model_after(3, policy)
     Checkpoints(tmp_path, trained).save(3)
-    fresh = model_after(0)
+    fresh = model_after(0, policy)
     changed = [not np.array_equal(a, b) for a, b in zip(state(trained), state(fresh), strict=True)]
     assert sum(changed) > 0.9 * len(changed)  # all but a few, such as the learning rate
     checkpoints = Checkpoints(tmp_path, fresh)
@@ -89,11 +90,18 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+def flip_a_bit_of_the_directory(path: Path) -> None:
+    """Makes the first array look encrypted: the flags, 8 bytes into its entry at the end."""
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02", 0, content.rindex(b"PK\x01\x02")) + 8] ^= 1
+    path.write_bytes(content)
+
+
 def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [cut, flip_a_bit, empty])
+@pytest.mark.parametrize("damage", [cut, flip_a_bit, flip_a_bit_of_the_directory, empty])
 def test_a_damaged_newest_one_is_left_for_the_one_before(tmp_path, caplog, damage) -> None:
     model = model_after(1)
     checkpoints = Checkpoints(tmp_path, model)

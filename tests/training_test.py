@@ -19,6 +19,7 @@ from fer_tfdata import (
     ferplus,
     pipeline,
     records,
+    teachers,
     training,
     training_batches,
     training_model,
@@ -79,6 +80,7 @@ def test_the_defaults_are_those_of_seed_cnn() -> None:
             {"warmup_epochs": 15.0, "schedule": "cosine"},
             "warmup_epochs: expected less than epochs=15, received 15.0",
         ),
+        ({"teacher_weight": 0.25}, "teacher: expected one for teacher_weight=0.25, received none"),
         ({"train_on_validation": True}, "schedule: expected cosine with train_on_validation"),
         (
             {"logit_adjustment": 1.0, "labels": "ferplus_majority"},
@@ -593,14 +595,15 @@ def test_teachers_answers_are_averaged_and_mixed_with_the_labels(trained_run, co
     config = dataclasses.replace(
         config, teacher=f"{trained_run},{trained_run / 'model.keras'}", teacher_weight=0.25
     )
-    targets = training_model.teachers_targets(config, schema_of(config), num_classes=7)
+    targets = teachers.targets(teachers.load_teachers(config, schema_of(config)), 0.25)
     images = np.random.default_rng(0).integers(0, 256, (6, 48, 48, 1), np.uint8)
     logits = load_model(trained_run)(images, training=False).numpy()
     said = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = np.eye(7, dtype=np.float32)[:6]
     np.testing.assert_allclose(targets(images, labels), 0.75 * labels + 0.25 * said, atol=1e-5)
+    eight = dataclasses.replace(schema_of(config), expressions=EIGHT_EXPRESSIONS)
     with pytest.raises(InputError, match=r"expected a teacher of images .* and 8 expressions, rec"):
-        training_model.teachers_targets(config, schema_of(config), num_classes=8)
+        teachers.load_teachers(config, eight)
 
 
 def test_a_student_is_trained(trained_run, config, tmp_path) -> None:
@@ -609,6 +612,34 @@ def test_a_student_is_trained(trained_run, config, tmp_path) -> None:
     missing = dataclasses.replace(config, teacher=str(tmp_path / "none"))
     with pytest.raises(InputError, match="none: expected a run directory"):
         training.train(missing, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_teacher_sees_what_the_crop_leaves(trained_run, config, tmp_path) -> None:
+    config = dataclasses.replace(config, model="residual_small", epochs=1)
+    training.train(config, tmp_path / "teacher")
+    crop = AugmentationConfig(crop=0.25)
+    student = dataclasses.replace(
+        config, teacher=str(tmp_path / "teacher"), augmentation=crop, epochs=2, clean_epochs=1
+    )
+    assert training.train(student, tmp_path / "student")["examples"] == 35
+    flat = dataclasses.replace(student, teacher=str(trained_run))
+    with pytest.raises(InputError, match="expected a teacher of images of any size, for crop"):
+        training.train(flat, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_is_not_continued_with_another_teacher(
+    trained_run, config, tmp_path, monkeypatch
+) -> None:
+    teacher = tmp_path / "teacher.keras"
+    shutil.copyfile(trained_run / "model.keras", teacher)
+    config = dataclasses.replace(config, model="residual_small", teacher=str(teacher))
+    interrupted(config, tmp_path / "run", 1, monkeypatch)
+    load_model(teacher).save(teacher)  # whose bytes name the time
+    teacher.write_bytes(teacher.read_bytes() + b" ")
+    with pytest.raises(InputError, match="was started with other teachers"):
+        training.train(config, tmp_path / "run", resume=True)
 
 
 def test_adjusted_logits_count_in_training_and_not_in_validation(config) -> None:
