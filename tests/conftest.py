@@ -40,6 +40,39 @@ def image_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a network in mini_xception's place that is traced and trained in no time.
+
+    With the kinds of layers that a training has to take care of.
+    """
+    import keras
+    from keras import layers
+
+    from fer_tfdata import models
+
+    def build(*, image_size: int | None, channels: int, num_classes: int) -> keras.Model:
+        inputs = keras.Input((image_size, image_size, channels), dtype="uint8", name="image")
+        x = layers.Rescaling(1 / 255)(inputs)
+        x = layers.Conv2D(8, 3, strides=2, use_bias=False)(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.ReLU()(x)
+        x = layers.GlobalAveragePooling2D()(x)
+        x = layers.Dropout(0.25)(x)
+        logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
+        return keras.Model(inputs, logits, name="tiny")
+
+    monkeypatch.setitem(models.BUILDERS, "mini_xception", build)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the pictures of a run, which take longer than its training."""
+    from fer_tfdata import training
+
+    monkeypatch.setattr(training, "_draw", lambda *args: None)
+
+
 @pytest.fixture(scope="session")
 def trained_run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run of two epochs on the drawn faces; for reading only."""

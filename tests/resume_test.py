@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def config(demo_data_dir: Path) -> TrainConfig:
+def config(demo_data_dir: Path, tiny_network: None, undrawn: None) -> TrainConfig:
     return TrainConfig(
         data_dir=str(demo_data_dir),
-        model="residual_small",
+        model="mini_xception",
         epochs=2,
         batch_size=70,
         precision="float32",
@@ -60,16 +60,28 @@ EVERYTHING = {
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("choices", EVERYTHING.values(), ids=EVERYTHING)
 def test_an_interrupted_run_ends_bit_for_bit_as_one_that_ran_through(
-    demo_data_dir, tmp_path, monkeypatch, choices, precision
+    config, tmp_path, monkeypatch, choices, precision
 ) -> None:
-    config = TrainConfig(
-        data_dir=str(demo_data_dir),
-        model="residual_small",
+    check_interruptions(
+        dataclasses.replace(config, precision=precision, **choices), tmp_path, monkeypatch
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choices", EVERYTHING.values(), ids=EVERYTHING)
+def test_an_interrupted_residual_network_too(config, tmp_path, monkeypatch, choices) -> None:
+    config = dataclasses.replace(
+        config, model="residual_small", precision="mixed_bfloat16", **choices
+    )
+    check_interruptions(config, tmp_path, monkeypatch)
+
+
+def check_interruptions(config: TrainConfig, tmp_path: Path, monkeypatch) -> None:
+    config = dataclasses.replace(
+        config,
         epochs=3,
         batch_size=14,  # ten steps an epoch
-        precision=precision,
         checkpoint_every=4,
-        **choices,
     )
     training.train(config, tmp_path / "whole")
     interrupted(config, tmp_path / "parts", 7, monkeypatch)  # resumes at 4
@@ -87,7 +99,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_one_that_ran_through(
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     config, tmp_path, monkeypatch, caplog
 ) -> None:
-    config = dataclasses.replace(config, model="residual_small", checkpoint_every=1)
+    config = dataclasses.replace(config, checkpoint_every=1)
     training.train(config, tmp_path / "whole")
     interrupted(config, tmp_path / "run", 3, monkeypatch)
     newest = tmp_path / "run" / "checkpoints" / "step-000000003.npz"
@@ -100,7 +112,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
 def test_sigterm_saves_and_ends_with_a_hint(demo_data_dir: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         data_dir=str(demo_data_dir),
-        model="residual_small",
+        model="mini_xception",
         epochs=200,
         batch_size=14,
         precision="float32",
@@ -151,7 +163,13 @@ def kill_after(command: list[str], run_dir: Path, *, new_epochs: int, delay: flo
 
 
 def test_a_killed_training_is_continued(demo_data_dir: Path, tmp_path: Path) -> None:
-    config = TrainConfig(data_dir=str(demo_data_dir), epochs=3, batch_size=70, precision="float32")
+    config = TrainConfig(
+        data_dir=str(demo_data_dir),
+        model="mini_xception",
+        epochs=3,
+        batch_size=70,
+        precision="float32",
+    )
     run_dir = tmp_path / "run"
     assert kill_after(program(config, run_dir), run_dir, new_epochs=1, delay=0)
     assert not (run_dir / "metrics.json").exists()

@@ -46,8 +46,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def config(demo_data_dir: Path) -> TrainConfig:
-    return TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=70, precision="float32")
+def config(demo_data_dir: Path, tiny_network: None) -> TrainConfig:
+    return TrainConfig(
+        data_dir=str(demo_data_dir),
+        model="mini_xception",
+        epochs=2,
+        batch_size=70,
+        precision="float32",
+    )
 
 
 def test_the_defaults_are_those_of_seed_cnn() -> None:
@@ -210,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step(config, tmp_path) -> None
 def test_a_kill_while_a_run_starts_leaves_nothing_in_the_way(config, tmp_path, monkeypatch) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    (run_dir / ".abc.config.json").write_text('{"ep')
+    (run_dir / ".abcd1234.config.json").write_text('{"ep')
     config = dataclasses.replace(config, epochs=1)
     with monkeypatch.context() as patch:
         patch.setattr(training, "_run", _fail)
@@ -218,7 +224,7 @@ def test_a_kill_while_a_run_starts_leaves_nothing_in_the_way(config, tmp_path, m
             training.train(config, run_dir)
     shutil.rmtree(run_dir / "checkpoints")  # as if killed before it was made
     assert training.train(config, run_dir, resume=True)["examples"] == 35
-    assert not (run_dir / ".abc.config.json").exists()
+    assert not (run_dir / ".abcd1234.config.json").exists()
 
 
 def _fail(*args) -> None:
@@ -378,25 +384,7 @@ AUGMENTATION = AugmentationConfig(
 
 
 @pytest.fixture
-def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts a network in seed_cnn's place that trains in no time, and to equal bits each time."""
-
-    def build(*, image_size: int, channels: int, num_classes: int) -> keras.Model:
-        inputs = keras.Input((image_size, image_size, channels), dtype="uint8")
-        x = keras.layers.Rescaling(1 / 255)(inputs)
-        x = keras.layers.Flatten()(x)
-        x = keras.layers.Dense(8, activation="relu")(x)
-        x = keras.layers.Dropout(0.25)(x)
-        logits = keras.layers.Dense(num_classes, dtype="float32")(x)
-        return keras.Model(inputs, logits, name="small")
-
-    monkeypatch.setitem(training_model.BUILDERS, "seed_cnn", build)
-    # Which takes longer than the training.
-    monkeypatch.setattr(training, "_draw", lambda *args: None)
-
-
-@pytest.fixture
-def augmented_config(config: TrainConfig, small_network: None) -> TrainConfig:
+def augmented_config(config: TrainConfig, undrawn: None) -> TrainConfig:
     return dataclasses.replace(config, batch_size=28, augmentation=AUGMENTATION)
 
 
@@ -489,7 +477,7 @@ def test_another_place_of_the_augmentation_is_refused_by_its_name(
 
 
 def test_a_run_from_before_there_was_a_choice_is_continued(
-    config, small_network, tmp_path, monkeypatch
+    config, undrawn, tmp_path, monkeypatch
 ) -> None:
     interrupted(config, tmp_path / "run", 3, monkeypatch)
     path = tmp_path / "run" / "config.json"
@@ -555,10 +543,10 @@ def first_batches(config: TrainConfig, start_step: int, count: int) -> list[tupl
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.5])
-def test_the_last_epochs_see_clean_images(demo_data_dir, mixup) -> None:
+def test_the_last_epochs_see_clean_images(demo_data_dir, tiny_network, mixup) -> None:
     config = TrainConfig(
         data_dir=str(demo_data_dir),
-        model="residual_small",
+        model="mini_xception",
         epochs=3,
         clean_epochs=1,
         batch_size=70,  # two steps an epoch
@@ -607,7 +595,7 @@ def test_teachers_answers_are_averaged_and_mixed_with_the_labels(trained_run, co
 
 
 def test_a_student_is_trained(trained_run, config, tmp_path) -> None:
-    config = dataclasses.replace(config, model="residual_small", epochs=1, teacher=str(trained_run))
+    config = dataclasses.replace(config, epochs=1, teacher=str(trained_run))
     assert training.train(config, tmp_path / "run")["examples"] == 35
     missing = dataclasses.replace(config, teacher=str(tmp_path / "none"))
     with pytest.raises(InputError, match="none: expected a run directory"):
@@ -616,7 +604,7 @@ def test_a_student_is_trained(trained_run, config, tmp_path) -> None:
 
 
 def test_a_teacher_sees_what_the_crop_leaves(trained_run, config, tmp_path) -> None:
-    config = dataclasses.replace(config, model="residual_small", epochs=1)
+    config = dataclasses.replace(config, epochs=1)
     training.train(config, tmp_path / "teacher")
     crop = AugmentationConfig(crop=0.25)
     student = dataclasses.replace(
@@ -634,7 +622,7 @@ def test_a_run_is_not_continued_with_another_teacher(
 ) -> None:
     teacher = tmp_path / "teacher.keras"
     shutil.copyfile(trained_run / "model.keras", teacher)
-    config = dataclasses.replace(config, model="residual_small", teacher=str(teacher))
+    config = dataclasses.replace(config, teacher=str(teacher))
     interrupted(config, tmp_path / "run", 1, monkeypatch)
     load_model(teacher).save(teacher)  # whose bytes name the time
     teacher.write_bytes(teacher.read_bytes() + b" ")
@@ -660,7 +648,7 @@ def test_adjusted_logits_count_in_training_and_not_in_validation(config) -> None
 
 
 def test_the_average_of_the_weights_is_what_is_validated_and_kept(config, tmp_path) -> None:
-    config = dataclasses.replace(config, model="residual_small", epochs=2, ema=0.5)
+    config = dataclasses.replace(config, epochs=2, ema=0.5)
     metrics = training.train(config, tmp_path / "run")
     best = max(float(row["val_accuracy"]) for row in history(tmp_path / "run"))
     assert metrics["accuracy"] == pytest.approx(best)
@@ -670,9 +658,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(config, tmp_pa
 
 
 def test_with_validation_trained_on_the_last_weights_are_kept(config, tmp_path) -> None:
-    config = dataclasses.replace(
-        config, model="residual_small", schedule="cosine", train_on_validation=True
-    )
+    config = dataclasses.replace(config, schedule="cosine", train_on_validation=True)
     metrics = training.train(config, tmp_path / "run")
     assert metrics["trained_on"] == ["train", "validation"]
     kept = saved_weights(tmp_path / "run", config, "best.weights.h5")
@@ -693,7 +679,9 @@ def test_the_confusion_is_that_of_the_latest_validation(config) -> None:
 
 
 def test_a_network_of_one_size_is_not_fed_cropped_images(config, tmp_path) -> None:
-    config = dataclasses.replace(config, augmentation=AugmentationConfig(crop=0.2))
+    config = dataclasses.replace(
+        config, model="seed_cnn", augmentation=AugmentationConfig(crop=0.2)
+    )
     with pytest.raises(InputError, match=r"crop: expected 0, since seed_cnn .* received 0\.2"):
         training.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
