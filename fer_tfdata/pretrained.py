@@ -59,6 +59,7 @@ def pack(run_dir: Path, directory: Path) -> dict[str, Any]:
         raise InputError(f"{run_dir}: expected a finished run, received none; end it with --resume")
     model = run_directory.load_model(run_dir)
     config = json.loads(run.config.read_text(encoding="utf-8"))
+    metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
     form = run_directory.check_model(model)
     content = _packed(model.get_weights())
     if len(content) > MOST_BYTES:
@@ -71,7 +72,8 @@ def pack(run_dir: Path, directory: Path) -> dict[str, Any]:
         "image_size": form.image_shape[0],
         "channels": form.image_shape[2],
         "expressions": list(form.expressions),
-        "trained_on": json.loads(run.metrics.read_text(encoding="utf-8"))["trained_on"],
+        # A run of before there was a choice says nothing.
+        "trained_on": metrics.get("trained_on", ["train"]),
         "sha256": hashlib.sha256(content).hexdigest(),
         "config": {name: value for name, value in config.items() if name not in _PLACES},
     }
