@@ -1,10 +1,16 @@
-"""The most accurate model that two CPU cores train in under two hours.
+"""The recipe of the model that ships with the package.
 
     python -m tools.train --data_dir=data --run_dir=runs/long --recipe=residual_medium_long
 
 A residual network of 2.8 million weights learns from faces that are shifted, turned, zoomed, cut to
 five sixths of their sides (a step costs a fifth less), partly erased and mixed, and in the last
 epochs from whole ones; what is kept is the moving average of its weights.
+
+On two cores of an AMD EPYC with AVX512-BF16 (no AMX), in mixed_bfloat16, seed 0: accuracy on
+PublicTest 66.6 % [65.0, 68.1] averaged over mirror images, 66.2 % in one view; without the images
+that also stand in Training 65.4 % and 65.0 %.  102 minutes of steps with other programs on the same
+cores: 209 images a second in the middle one of the cropped epochs, 306 in the best, where nothing
+else ran.  One run; nothing else was tried, and at 73 % on Training it had not stopped to learn.
 """
 
 from fer_tfdata.augmentation_config import AugmentationConfig
