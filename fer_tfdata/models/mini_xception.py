@@ -38,9 +38,11 @@ def mini_xception(
 
 
 def _separable_block(x: keras.KerasTensor, filters: int, *, name: str) -> keras.KerasTensor:
-    shortcut = layers.Conv2D(
-        filters, 1, 2, padding="same", use_bias=False, name=f"{name}_shortcut"
-    )(x)
+    # Every second pixel, then a convolution of one: what a convolution of one pixel with strides of
+    # two is, whose gradient of 8 channels in float32 writes beyond its memory in TensorFlow 2.21 on
+    # some processors.
+    shortcut = layers.MaxPooling2D(1, 2, padding="same", name=f"{name}_shortcut_pool")(x)
+    shortcut = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_shortcut")(shortcut)
     shortcut = layers.BatchNormalization(momentum=BN_MOMENTUM, name=f"{name}_shortcut_bn")(shortcut)
     x = _separable(x, filters, name=f"{name}_conv1")
     x = layers.ReLU(name=f"{name}_conv1_relu")(x)
