@@ -71,6 +71,7 @@ def test_a_split_is_not_repeated_where_the_disk_has_no_room(demo_data_dir, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_ablation(run_program, demo_data_dir, monkeypatch) -> None:
     monkeypatch.setattr(logging, "disable", lambda level: None)  # for good, it would be
     table, content = run_program(

@@ -160,6 +160,7 @@ def kill_after(command: list[str], run_dir: Path, *, new_epochs: int, delay: flo
     return not ended
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_continued(demo_data_dir: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         data_dir=str(demo_data_dir),

@@ -24,6 +24,7 @@ def test_other_profile_steps_are_refused(given) -> None:
         train.profile_steps(given.split(","))
 
 
+@pytest.mark.slow
 def test_the_steps_asked_for_are_profiled(demo_data_dir, tmp_path) -> None:
     config = TrainConfig(data_dir=str(demo_data_dir), epochs=1, batch_size=35, precision="float32")
     training.train(config, tmp_path / "run", profile_steps=(2, 3))

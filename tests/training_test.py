@@ -148,6 +148,7 @@ def test_the_model_is_plain_keras_in_float32(trained_run: Path) -> None:
     assert output.strip() == "4478727"
 
 
+@pytest.mark.slow
 def test_training_learns_the_drawn_faces(demo_data_dir: Path, tmp_path: Path) -> None:
     # 24 steps: enough for the loss to fall, not for much more.
     config = TrainConfig(data_dir=str(demo_data_dir), epochs=6, batch_size=35, precision="float32")
@@ -514,6 +515,7 @@ def service() -> tuple[str, list]:
     return address, [dispatcher, *workers]
 
 
+@pytest.mark.slow
 def test_a_data_service_trains_the_weights_of_what_is_streamed_here(
     augmented_config, monkeypatch, tmp_path
 ) -> None:
