@@ -67,13 +67,7 @@ def define_flags(flag_values: flags.FlagValues, *, repeats: int) -> None:
 
 def define_feeding_flags(flag_values: flags.FlagValues, *, seconds: float) -> None:
     """Adds the flags of the benchmarks that feed images."""
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "The directory that make_tfrecords wrote (its --output_dir).",
-        required=True,
-        flag_values=flag_values,
-    )
+    command_line.define_data_dir(flag_values)
     flags.DEFINE_float(
         "seconds",
         seconds,

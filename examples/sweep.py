@@ -22,13 +22,7 @@ from fer_tfdata.train_config import TrainConfig
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Adds this program's flags."""
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "The directory that make_tfrecords wrote (its --output_dir).",
-        required=True,
-        flag_values=flag_values,
-    )
+    command_line.define_data_dir(flag_values)
     flags.DEFINE_string(
         "sweep_dir",
         None,

@@ -19,6 +19,17 @@ from fer_tfdata.errors import InputError
 EXIT_USER_ERROR = 2
 
 
+def define_data_dir(flag_values: flags.FlagValues) -> None:
+    """Adds --data_dir, required, as all programs have it that read converted data."""
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "The directory that make_tfrecords wrote (its --output_dir).",
+        required=True,
+        flag_values=flag_values,
+    )
+
+
 def run(
     main: Callable[[Sequence[str]], int | None],
     define_flags: Callable[[flags.FlagValues], None],

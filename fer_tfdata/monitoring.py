@@ -40,19 +40,13 @@ _HPARAM_TYPES: Final = {
 }
 
 
-def callbacks(
-    log_dir: Path,
-    *,
-    hparams: Mapping[str, HParam],
-    expressions: Sequence[str],
-    confusion: Callable[[], npt.NDArray[np.int64]],
-    first_batch: Callable[[], tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]],
-    profile_steps: tuple[int, int] | None,
-) -> list[keras.callbacks.Callback]:
-    """Returns the callbacks that write a training's event files.
+class Monitor(keras.callbacks.TensorBoard):
+    """Keras's callback for TensorBoard, with more to see.
 
-    They write every number in an epoch's logs, so they follow those that add to the logs.  A run
-    that is continued in another process goes on at its epoch's step.
+    It writes every number in an epoch's logs, so it follows the callbacks that add to the logs.  A
+    run that is continued in another process goes on at its epoch's step.  It is one callback, since
+    TensorBoard may overlook one of two files that grow in one directory at the same time: what is
+    added here goes through Keras's writers.
 
     Args:
       log_dir: where the event files go, or stand already; a directory in the run's.
@@ -64,19 +58,11 @@ def callbacks(
         uint8 [n, height, width, 1 or 3], and their labels, ids [n] or shares [n, expressions].
       profile_steps: the first and the last step of this process to profile, counted from 1.
     """
-    return [_Monitor(log_dir, hparams, expressions, confusion, first_batch, profile_steps)]
-
-
-class _Monitor(keras.callbacks.TensorBoard):
-    """Keras's, with more to see.
-
-    One callback, since TensorBoard may overlook one of two files that grow in one directory at the
-    same time: what is added here goes through Keras's writers.
-    """
 
     def __init__(
         self,
         log_dir: Path,
+        *,
         hparams: Mapping[str, HParam],
         expressions: Sequence[str],
         confusion: Callable[[], npt.NDArray[np.int64]],

@@ -264,7 +264,7 @@ def _callbacks(
         keras.callbacks.ModelCheckpoint(
             run.checkpoints / "last.weights.h5", save_weights_only=True
         ),
-        *monitoring.callbacks(
+        monitoring.Monitor(
             run.tensorboard,
             hparams=bookkeeping.hyperparameters(config),
             expressions=session.expressions,

@@ -54,7 +54,7 @@ def run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             logs.update(images_per_second=100.0 + epoch, input_wait=0.25)
 
     for epoch in range(_EPOCHS):
-        monitors = monitoring.callbacks(
+        monitor = monitoring.Monitor(
             log_dir,
             hparams={"model": "residual_small", "learning_rate": 0.01, "epochs": 2, "flip": True},
             expressions=EXPRESSIONS,
@@ -74,7 +74,7 @@ def run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             initial_epoch=epoch,
             epochs=epoch + 1,
             validation_data=dataset,
-            callbacks=[Speed(), *monitors],
+            callbacks=[Speed(), monitor],
             shuffle=False,
             verbose=0,
         )

@@ -107,14 +107,9 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     assert_same_weights(config, tmp_path / "whole", tmp_path / "run")
 
 
-def test_sigterm_saves_and_ends_with_a_hint(demo_data_dir: Path, tmp_path: Path) -> None:
-    config = TrainConfig(
-        data_dir=str(demo_data_dir),
-        model="residual_small",
-        epochs=200,
-        batch_size=14,
-        precision="float32",
-        checkpoint_every=10**6,
+def test_sigterm_saves_and_ends_with_a_hint(config: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        config, model="residual_small", epochs=200, batch_size=14, checkpoint_every=10**6
     )
     run_dir = tmp_path / "run"
     process = subprocess.Popen(
@@ -161,14 +156,8 @@ def kill_after(command: list[str], run_dir: Path, *, new_epochs: int, delay: flo
 
 
 @pytest.mark.slow
-def test_a_killed_training_is_continued(demo_data_dir: Path, tmp_path: Path) -> None:
-    config = TrainConfig(
-        data_dir=str(demo_data_dir),
-        model="residual_small",
-        epochs=3,
-        batch_size=70,
-        precision="float32",
-    )
+def test_a_killed_training_is_continued(config: TrainConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, model="residual_small", epochs=3)
     run_dir = tmp_path / "run"
     assert kill_after(program(config, run_dir), run_dir, new_epochs=1, delay=0)
     assert not (run_dir / "metrics.json").exists()

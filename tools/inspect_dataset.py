@@ -14,13 +14,7 @@ from fer_tfdata import atomic, command_line
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Adds this program's flags."""
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "The directory that make_tfrecords wrote (its --output_dir).",
-        required=True,
-        flag_values=flag_values,
-    )
+    command_line.define_data_dir(flag_values)
     flags.DEFINE_string(
         "output_dir",
         None,

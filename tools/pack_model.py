@@ -1,4 +1,4 @@
-"""Packs the model of a finished run as the package ships it, and measures what was packed.
+"""Packs the model of a finished run as the package ships it, and measures it on validation.
 
 python -m tools.pack_model --run_dir=runs/long --data_dir=data --output_dir=fer_tfdata/shipped
 """
@@ -17,13 +17,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string(
         "run_dir", None, "The run, finished.", required=True, flag_values=flag_values
     )
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "The directory that make_tfrecords wrote; its validation split is what is measured on.",
-        required=True,
-        flag_values=flag_values,
-    )
+    command_line.define_data_dir(flag_values)
     flags.DEFINE_string(
         "output_dir",
         None,

@@ -50,13 +50,7 @@ _AUGMENTATION_HELP: Final = {
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Adds this program's flags: one a field of the configuration, and how to run it."""
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "The directory that make_tfrecords wrote (its --output_dir).",
-        required=True,
-        flag_values=flag_values,
-    )
+    command_line.define_data_dir(flag_values)
     flags.DEFINE_enum(
         "recipe",
         None,

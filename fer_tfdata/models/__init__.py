@@ -5,34 +5,22 @@ makes models that load without this package.  The dtype policy in force decides 
 compute in.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import keras
 
 from fer_tfdata.models.mini_xception import mini_xception
-from fer_tfdata.models.residual import residual_large, residual_medium, residual_small
+from fer_tfdata.models.residual import RESIDUAL_SIZES, residual
 from fer_tfdata.models.seed_cnn import seed_cnn
 from fer_tfdata.models.vgg import vgg
 
 BUILDERS: Final[Mapping[str, Callable[..., keras.Model]]] = {
-    builder.__name__: builder
-    for builder in (
-        seed_cnn,
-        mini_xception,
-        residual_small,
-        residual_medium,
-        residual_large,
-        vgg,
-    )
+    "seed_cnn": seed_cnn,
+    "mini_xception": mini_xception,
+    **{name: functools.partial(residual, name) for name in RESIDUAL_SIZES},
+    "vgg": vgg,
 }
 
-__all__ = [
-    "BUILDERS",
-    "mini_xception",
-    "residual_large",
-    "residual_medium",
-    "residual_small",
-    "seed_cnn",
-    "vgg",
-]
+__all__ = ["BUILDERS", "mini_xception", "residual", "seed_cnn", "vgg"]

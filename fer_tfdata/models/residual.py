@@ -11,56 +11,18 @@ from keras import layers
 
 from fer_tfdata.models.blocks import BN_MOMENTUM, conv_bn_relu, head, inputs_and_scaling
 
+RESIDUAL_SIZES: Final = {  # channels of the first stage, blocks a stage
+    "residual_small": (16, 3),
+    "residual_medium": (64, 2),
+    "residual_large": (128, 2),
+}
+
 _NUM_STAGES: Final = 3
 _DROPOUT: Final = 0.3
 
 
-def residual_small(
-    *, image_size: int | None = 48, channels: int = 1, num_classes: int = 7
-) -> keras.Model:
-    """Builds the network of 16, 32 and 64 channels, three blocks a stage; see `residual`."""
-    return residual(
-        "residual_small",
-        16,
-        3,
-        image_size=image_size,
-        channels=channels,
-        num_classes=num_classes,
-    )
-
-
-def residual_medium(
-    *, image_size: int | None = 48, channels: int = 1, num_classes: int = 7
-) -> keras.Model:
-    """Builds the network of 64, 128 and 256 channels, two blocks a stage; see `residual`."""
-    return residual(
-        "residual_medium",
-        64,
-        2,
-        image_size=image_size,
-        channels=channels,
-        num_classes=num_classes,
-    )
-
-
-def residual_large(
-    *, image_size: int | None = 48, channels: int = 1, num_classes: int = 7
-) -> keras.Model:
-    """Builds the network of 128, 256 and 512 channels, two blocks a stage; see `residual`."""
-    return residual(
-        "residual_large",
-        128,
-        2,
-        image_size=image_size,
-        channels=channels,
-        num_classes=num_classes,
-    )
-
-
 def residual(
     name: str,
-    width: int,
-    blocks: int,
     *,
     image_size: int | None = 48,
     channels: int = 1,
@@ -69,9 +31,7 @@ def residual(
     """Builds a residual network.
 
     Args:
-      name: the model's.
-      width: channels of the first stage.
-      blocks: basic blocks a stage.
+      name: one of `RESIDUAL_SIZES`.
       image_size: height and width in pixels, or None for any.
       channels: 1 for gray, 3 for colour.
       num_classes: logits.
@@ -79,6 +39,7 @@ def residual(
     Returns:
       uint8 [n, image_size, image_size, channels] to float32 logits [n, num_classes].
     """
+    width, blocks = RESIDUAL_SIZES[name]
     inputs, x = inputs_and_scaling(image_size, channels)
     x = conv_bn_relu(x, width, 4, strides=2, name="stem")
     for stage in range(_NUM_STAGES):
