@@ -14,7 +14,7 @@ from tqdm.keras import TqdmCallback
 from fer_tfdata import atomic
 from fer_tfdata.checkpoints import Checkpoints
 from fer_tfdata.errors import InputError
-from fer_tfdata.optimization import inner_optimizer
+from fer_tfdata.optimization import current_rate, inner_optimizer
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
@@ -69,7 +69,7 @@ class ReduceLROnPlateau(keras.callbacks.ReduceLROnPlateau):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Replays the past epochs; the rate itself is the checkpoint's."""
         super().on_train_begin(logs)
-        rate = float(self.model.optimizer.learning_rate)
+        rate = current_rate(self.model.optimizer)
         self.model.optimizer.learning_rate.assign(self._initial_rate)
         for epoch, row in enumerate(self._past):
             self.on_epoch_end(epoch, dict(row))
@@ -221,7 +221,7 @@ class EpochReport(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Completes the logs and prints the line."""
         logs = logs if logs is not None else {}
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        logs["learning_rate"] = current_rate(self.model.optimizer)
         logs["images_per_second"] = self._images_per_second
         logs["input_wait"] = self._input_wait
         tqdm.write(

@@ -51,6 +51,11 @@ def learning_rate(config: TrainConfig, steps_per_epoch: int) -> Any:
     )
 
 
+def current_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """Returns the learning rate of the next step, also where several devices hold it."""
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+
+
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """Returns the optimizer itself, out of what scales the loss under mixed_float16."""
     return getattr(optimizer, "inner_optimizer", optimizer)

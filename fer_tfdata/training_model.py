@@ -87,6 +87,13 @@ class TrainingModel(keras.Model):
 
         return train_or_count
 
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Builds nothing, since `build_training_model` has.
+
+        Keras, for several devices, would first add up their parts of a batch, which works for
+        numbers in parts of one size alone.
+        """
+
     def train_step(self, data: Any) -> Any:
         """Trains on a batch, augmented first where that is this model's to do."""
         with tf.control_dependencies(tf.nest.flatten(data[:2])):
