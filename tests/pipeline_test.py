@@ -142,9 +142,23 @@ def test_the_seed_decides_the_order(split, budget) -> None:
     assert not same(order(1), order(2))
 
 
+def negative(images, labels, seed):
+    return 255 - images, labels
+
+
+@pytest.mark.parametrize("budget", [IN_MEMORY, STREAMING])
+@pytest.mark.parametrize("start", [0, 4, 5, 9])
+def test_each_step_is_changed_as_its_stage_says(split, budget, start) -> None:
+    arguments = {"batch_size": 35, "seed": 2, "memory_budget_bytes": budget, "start_step": start}
+    stages = {0: lambda images, labels, seed: (images, labels), 5: negative}
+    plain, changed = (batches(split, 4, augment=augment, **arguments) for augment in (None, stages))
+    for step, ((images, _), (expected, _)) in enumerate(zip(changed, plain, strict=True), start):
+        np.testing.assert_array_equal(images, 255 - expected if step >= 5 else expected)
+
+
 # Windows of a few batches, so that starting means skipping windows, batches and epochs.
 @pytest.mark.parametrize("budget", [IN_MEMORY, STREAMING])
-@pytest.mark.parametrize("augment", [None, random_flip])
+@pytest.mark.parametrize("augment", [None, {0: random_flip, 7: negative}])
 @settings(
     max_examples=6,
     deadline=None,
