@@ -4,18 +4,16 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Final, Literal, get_args
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import scipy.special
 import scipy.stats
 import sklearn.metrics
 import tensorflow as tf
 
 from fer_tfdata import ferplus, labelling, pipeline, records
+from fer_tfdata.classifier import Classifier
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
-from fer_tfdata.run_directory import check_model
 
 TestTimeAveraging = Literal["none", "flip"]
 TEST_TIME_AVERAGING: Final[tuple[TestTimeAveraging, ...]] = get_args(TestTimeAveraging)
@@ -40,29 +38,26 @@ class Predictions:
 
 
 def predict_dataset(
-    model: keras.Model, dataset: tf.data.Dataset, *, tta: TestTimeAveraging = "none"
+    classifier: Classifier, dataset: tf.data.Dataset, *, tta: TestTimeAveraging = "none"
 ) -> Predictions:
-    """Returns the model's probabilities for every example of a dataset.
+    """Returns a classifier's probabilities for every example of a dataset.
 
     Args:
-      model: uint8 images to logits.
+      classifier: of the dataset's images.
       dataset: batches `(image, label, row)`, each example once.
       tta: "flip" averages the probabilities of each image and its mirror image.
+
+    Raises:
+      InputError: the model returns anything but finite numbers.
     """
-
-    # Traced once for any batch size: an evaluation's last batch is smaller than the others.
-    @tf.function(reduce_retracing=True)
-    def logits_of(images: tf.Tensor) -> tf.Tensor:
-        return model(images, training=False)
-
     probabilities, labels, rows = [], [], []
-    for images, batch_labels, batch_rows in dataset:
-        batch = _softmax(logits_of(images))
+    for images, batch_labels, batch_rows in dataset.as_numpy_iterator():
+        batch = classifier.probabilities(images)
         if tta == "flip":
-            batch = (batch + _softmax(logits_of(images[:, :, ::-1]))) / 2
+            batch = (batch + classifier.probabilities(images[:, :, ::-1])) / 2
         probabilities.append(batch)
-        labels.append(batch_labels.numpy())
-        rows.append(batch_rows.numpy())
+        labels.append(batch_labels)
+        rows.append(batch_rows)
     return Predictions(*(np.concatenate(parts) for parts in (probabilities, labels, rows)))
 
 
@@ -136,7 +131,7 @@ class SplitPredictions:
 
 
 def evaluate(
-    model: keras.Model,
+    classifier: Classifier,
     split: records.Split,
     *,
     model_name: str,
@@ -149,13 +144,13 @@ def evaluate(
     Takes and raises what `predict_split` does.
     """
     answers = predict_split(
-        model, split, model_name=model_name, labels=labels, tta=tta, batch_size=batch_size
+        classifier, split, model_name=model_name, labels=labels, tta=tta, batch_size=batch_size
     )
     return metrics_of(answers, split, model_name=model_name)
 
 
 def predict_split(
-    model: keras.Model,
+    classifier: Classifier,
     split: records.Split,
     *,
     model_name: str,
@@ -166,7 +161,7 @@ def predict_split(
     """Returns what a model says of a split.
 
     Args:
-      model: uint8 images to logits, as `run_directory.load_model` returns it.
+      classifier: as `named_models.load` returns it.
       split: as `records.open_split` returns it.
       model_name: what errors call the model, usually its path.
       labels: what counts as true; "auto" takes what the model's outputs mean (`choose_labels`).
@@ -177,13 +172,18 @@ def predict_split(
       InputError: the model does not take such images or does not know such labels, the split has
         no such labels, or a shard is damaged.
     """
-    expressions = _check_model(model, split, model_name)
+    expressions = classifier.expressions
+    if classifier.image_shape != split.schema.image_shape:
+        raise InputError(
+            f"{model_name}: expected a model of images {split.schema.image_shape}, as the records "
+            f"hold, received one of {classifier.image_shape}"
+        )
     truth = _check_labels(labels, expressions, split.schema, model_name)
     dataset = pipeline.eval_dataset(
         split, labels=truth, batch_size=batch_size, fields=("image", "label", "row")
     )
     try:
-        predictions = predict_dataset(model, dataset, tta=tta)
+        predictions = predict_dataset(classifier, dataset, tta=tta)
     except records.READ_ERRORS as error:
         records.verify_checksums(split)  # names the damaged file
         raise InputError(f"{split.directory}: a record cannot be read: {error.message}") from error
@@ -251,20 +251,6 @@ def _check_labels(
     return labels
 
 
-def _check_model(model: keras.Model, split: records.Split, name: str) -> tuple[str, ...]:
-    """Checks that the model takes the split's images; returns its expressions."""
-    try:
-        form = check_model(model)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
-    if form.image_shape != split.schema.image_shape:
-        raise InputError(
-            f"{name}: expected a model of images {split.schema.image_shape}, as the records hold, "
-            f"received one of {form.image_shape}"
-        )
-    return form.expressions
-
-
 def expected_calibration_error(
     confidences: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
 ) -> float:
@@ -282,10 +268,3 @@ def expected_calibration_error(
 def _wilson_interval(successes: int, trials: int) -> list[float]:
     interval = scipy.stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     return [float(interval.low), float(interval.high)]
-
-
-def _softmax(logits: tf.Tensor) -> npt.NDArray[np.float64]:
-    probabilities: npt.NDArray[np.float64] = scipy.special.softmax(
-        logits.numpy().astype(np.float64), axis=1
-    )
-    return probabilities

@@ -7,20 +7,17 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from fer_tfdata import faces, images, run_directory
+from fer_tfdata import faces, images, named_models
+from fer_tfdata.classifier import Classifier
 from fer_tfdata.errors import InputError
 from fer_tfdata.faces import Box, Face, FacesMode
 from fer_tfdata.images import Pixels
-from fer_tfdata.pretrained import PRETRAINED, load_model
-
-if TYPE_CHECKING:
-    import keras
 
 # Large enough that a call's overhead does not count, small enough for any memory.
 BATCH_SIZE: Final = 64
@@ -56,21 +53,14 @@ class ImagePrediction:
 class Predictor:
     """Applies a model to faces, images and image files."""
 
-    def __init__(self, model: "keras.Model", *, mode: FacesMode = "auto") -> None:
-        """Takes a model and how faces are found.
+    def __init__(self, classifier: Classifier, *, mode: FacesMode = "auto") -> None:
+        """Takes a classifier, such as `KerasClassifier(model)`, and how faces are found.
 
         Args:
-          model: maps uint8 images `[N, side, side, channels]` with one or three channels, as they
-            are (it scales them itself), to seven logits in the order of `EXPRESSIONS`, or eight in
-            that of `EIGHT_EXPRESSIONS`.
+          classifier: of face crops.
           mode: see `faces.find_faces`.
-
-        Raises:
-          InputError: if the model's inputs or outputs are others; a few random images go through
-            it to see.
         """
-        self._model = model
-        self._form = run_directory.check_model(model)
+        self._classifier = classifier
         self._mode: FacesMode = mode
         self._detector = faces.FaceDetector()
 
@@ -81,37 +71,30 @@ class Predictor:
         Raises:
           InputError: its files are missing or damaged.
         """
-        return cls.from_name(PRETRAINED, mode=mode)
+        return cls.from_name(named_models.PRETRAINED, mode=mode)
 
     @classmethod
-    def from_path(cls, path: Path, *, mode: FacesMode = "auto") -> Self:
+    def from_path(cls, path: str | os.PathLike[str], *, mode: FacesMode = "auto") -> Self:
         """Loads the model of a run directory or a `.keras` file.
 
         Raises:
           InputError: if there is none, or it is no model of expressions.
         """
-        return cls._checked(run_directory.load_model(path), str(path), mode)
+        return cls.from_name(os.fspath(path), mode=mode)
 
     @classmethod
     def from_name(cls, name: str, *, mode: FacesMode = "auto") -> Self:
-        """Loads the model that a program's --model names; see `pretrained.load_model`.
+        """Loads the model that a program's --model names; see `named_models.load`.
 
         Raises:
           InputError: if there is none, or it is no model of expressions.
         """
-        return cls._checked(load_model(name), name, mode)
-
-    @classmethod
-    def _checked(cls, model: "keras.Model", name: str, mode: FacesMode) -> Self:
-        try:
-            return cls(model, mode=mode)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+        return cls(named_models.load(name), mode=mode)
 
     @property
     def expressions(self) -> tuple[str, ...]:
         """The expressions that the model knows, in the order of its probabilities."""
-        return self._form.expressions
+        return self._classifier.expressions
 
     def predict_faces(self, crops: Pixels) -> npt.NDArray[np.float32]:
         """Returns the probabilities of the expressions for face crops.
@@ -126,17 +109,10 @@ class Predictor:
           InputError: if the crops have another shape or type, or if the model returns anything
             but finite logits.
         """
-        if crops.dtype != np.uint8 or crops.shape[1:] != self._form.image_shape:
-            raise InputError(
-                f"expected face crops as uint8 {['N', *self._form.image_shape]},"
-                f" received {crops.dtype} {list(crops.shape)}"
-            )
-        starts = range(0, len(crops), BATCH_SIZE)
+        starts = range(0, max(len(crops), 1), BATCH_SIZE)
         batches = [crops[start : start + BATCH_SIZE] for start in starts]
-        logits = [np.asarray(self._model.predict_on_batch(batch)) for batch in batches]
-        if not logits:
-            return np.empty((0, len(self.expressions)), np.float32)
-        return _softmax(_check_logits(np.concatenate(logits)))
+        answers = [self._classifier.probabilities(batch) for batch in batches]
+        return np.concatenate(answers).astype(np.float32)
 
     def predict_image(
         self, image: str | os.PathLike[str] | npt.NDArray[np.generic]
@@ -176,7 +152,7 @@ class Predictor:
 
     def _find(self, image: Pixels) -> list[Face]:
         return faces.find_faces(
-            image, self._detector, mode=self._mode, crop_size=self._form.image_shape[0]
+            image, self._detector, mode=self._mode, crop_size=self._classifier.image_shape[0]
         )
 
     def _classify(self, found: Sequence[Face]) -> list[FacePrediction]:
@@ -184,7 +160,7 @@ class Predictor:
             return []
         # The model saw FER2013, which is gray; one with three channels saw the gray three times.
         crops = np.stack([face.crop for face in found])[..., np.newaxis]
-        crops = np.repeat(crops, self._form.image_shape[2], axis=3)
+        crops = np.repeat(crops, self._classifier.image_shape[2], axis=3)
         return [
             FacePrediction(face.box, dict(zip(self.expressions, row.tolist(), strict=True)))
             for face, row in zip(found, self.predict_faces(crops), strict=True)
@@ -196,19 +172,6 @@ class Predictor:
         predictions = iter(self._classify([face for _, found, _ in pending for face in found]))
         for path, found, error in pending:
             yield ImagePrediction(path, [next(predictions) for _ in found], error)
-
-
-def _check_logits(logits: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    values = logits.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise InputError("expected finite logits of the model, received NaN or infinity")
-    return values
-
-
-def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return probabilities.astype(np.float32)
 
 
 _ACCENT: Final = (255, 176, 0)

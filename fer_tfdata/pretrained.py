@@ -22,9 +22,6 @@ from fer_tfdata.run_directory import RunDirectory
 if TYPE_CHECKING:
     import keras
 
-PRETRAINED: Final = "pretrained"
-"""What the programs' --model calls the model that ships with the package."""
-
 MOST_BYTES: Final = 6_000_000
 
 _SHIPPED: Final = Path(__file__).resolve().parent / "shipped"
@@ -114,15 +111,6 @@ def load(directory: Path = _SHIPPED) -> "keras.Model":
             "--model"
         )
     return _built(description, content)
-
-
-def load_model(name: str) -> "keras.Model":
-    """Loads what a program's --model names: `pretrained`, a run directory or a `.keras` file.
-
-    Raises:
-      InputError: there is none, or it cannot be read.
-    """
-    return load() if name == PRETRAINED else run_directory.load_model(Path(name))
 
 
 def _packed(weights: Sequence[npt.NDArray[np.float32]]) -> bytes:

@@ -37,6 +37,7 @@ from fer_tfdata.callbacks import (
     progress_bar,
 )
 from fer_tfdata.checkpoints import Checkpoints
+from fer_tfdata.classifier import KerasClassifier
 from fer_tfdata.errors import InputError
 from fer_tfdata.precision import choose_policy, policy_scope
 from fer_tfdata.run_directory import RunDirectory
@@ -327,7 +328,9 @@ def _finish(
     """Writes the model and what there is to say of it; returns its figures."""
     run = session.run
     chosen = _export(session.model, session.config, schema, run)
-    answers = evaluation.predict_split(chosen, validation_split, model_name=str(run.model))
+    answers = evaluation.predict_split(
+        KerasClassifier(chosen), validation_split, model_name=str(run.model)
+    )
     metrics = evaluation.metrics_of(answers, validation_split, model_name=str(run.model))
     metrics["trained_on"] = ["train", *(["validation"] * session.config.train_on_validation)]
     _draw(run, chosen, metrics, answers, validation_split)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import flags
 
 from fer_tfdata import conversion, evaluation, ferplus, records
+from fer_tfdata.classifier import KerasClassifier
 from fer_tfdata.errors import InputError
 from fer_tfdata.evaluation import Predictions
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
@@ -90,7 +91,7 @@ def test_flip_averages_an_image_and_its_mirror_image() -> None:
 
     def run(pixels, tta):
         dataset = tf.data.Dataset.from_tensor_slices((pixels, labels, rows)).batch(4)
-        return evaluation.predict_dataset(model, dataset, tta=tta).probabilities
+        return evaluation.predict_dataset(KerasClassifier(model), dataset, tta=tta).probabilities
 
     plain, mirrored = run(images, "none"), run(images[:, :, ::-1], "none")
     assert not np.allclose(plain, mirrored)
@@ -100,7 +101,9 @@ def test_flip_averages_an_image_and_its_mirror_image() -> None:
 
 def test_metrics_have_the_fields_of_the_contract(demo_data_dir) -> None:
     split = records.open_split(demo_data_dir, "test")
-    metrics = evaluation.evaluate(asymmetric_model(), split, model_name="m", batch_size=8)
+    metrics = evaluation.evaluate(
+        KerasClassifier(asymmetric_model()), split, model_name="m", batch_size=8
+    )
     assert set(metrics) == {
         *("split", "examples", "accuracy", "accuracy_ci95", "macro_f1", "nll", "ece"),
         *("per_expression", "confusion_matrix", "accuracy_leak_free", "examples_leak_free"),
@@ -108,7 +111,9 @@ def test_metrics_have_the_fields_of_the_contract(demo_data_dir) -> None:
     }
     assert (metrics["examples"], metrics["labels"]) == (35, "fer2013")
     assert (metrics["split"], metrics["tta"], metrics["model"]) == ("test", "none", "m")
-    again = evaluation.evaluate(asymmetric_model(), split, model_name="m", batch_size=35)
+    again = evaluation.evaluate(
+        KerasClassifier(asymmetric_model()), split, model_name="m", batch_size=35
+    )
     assert again["examples"] == 35
 
 
@@ -116,8 +121,8 @@ def test_a_model_of_other_classes_is_refused(demo_data_dir) -> None:
     inputs = keras.Input((48, 48, 1), dtype="uint8")
     model = keras.Model(inputs, keras.layers.Dense(6)(keras.layers.Flatten()(inputs)))
     split = records.open_split(demo_data_dir, "test")
-    with pytest.raises(InputError, match=r"m: expected a model .* received one .* \[None, 6\]"):
-        evaluation.evaluate(model, split, model_name="m")
+    with pytest.raises(InputError, match=r"expected a model .* received one .* \[None, 6\]"):
+        evaluation.evaluate(KerasClassifier(model), split, model_name="m")
 
 
 def test_a_model_that_returns_probabilities_is_refused(demo_data_dir) -> None:
@@ -126,7 +131,7 @@ def test_a_model_that_returns_probabilities_is_refused(demo_data_dir) -> None:
     model = keras.Model(model.inputs, keras.layers.Softmax()(model.outputs[0]))
     split = records.open_split(demo_data_dir, "test")
     with pytest.raises(InputError, match="received one that returns probabilities"):
-        evaluation.evaluate(model, split, model_name="m")
+        evaluation.evaluate(KerasClassifier(model), split, model_name="m")
 
 
 def test_a_model_of_another_size_is_refused(demo_data_dir) -> None:
@@ -134,7 +139,7 @@ def test_a_model_of_another_size_is_refused(demo_data_dir) -> None:
     model = keras.Model(inputs, keras.layers.Dense(7)(keras.layers.Flatten()(inputs)))
     split = records.open_split(demo_data_dir, "test")
     with pytest.raises(InputError, match=r"received one of \(64, 64, 1\)"):
-        evaluation.evaluate(model, split, model_name="m")
+        evaluation.evaluate(KerasClassifier(model), split, model_name="m")
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +153,7 @@ def voted_split(demo_csv, tmp_path_factory) -> records.Split:
 
 def test_a_model_of_eight_expressions_is_measured_against_ferplus(voted_split) -> None:
     model = asymmetric_model(outputs=8)
-    metrics = evaluation.evaluate(model, voted_split, model_name="m", batch_size=4)
+    metrics = evaluation.evaluate(KerasClassifier(model), voted_split, model_name="m", batch_size=4)
     arrays = records.load_split(voted_split)
     labels = ferplus.majority(arrays["votes"])
     kept = labels != NO_LABEL
@@ -163,26 +168,33 @@ def test_a_model_of_eight_expressions_is_measured_against_ferplus(voted_split) -
 
 
 def test_a_model_of_seven_expressions_is_measured_against_the_own_labels(voted_split) -> None:
-    metrics = evaluation.evaluate(asymmetric_model(), voted_split, model_name="m")
+    metrics = evaluation.evaluate(KerasClassifier(asymmetric_model()), voted_split, model_name="m")
     assert (metrics["labels"], metrics["examples"]) == ("fer2013", 35)
     assert list(metrics["per_expression"]) == list(EXPRESSIONS)
     with pytest.raises(InputError, match="m: expected a model of 8 expressions for labels=ferplus"):
         evaluation.evaluate(
-            asymmetric_model(), voted_split, model_name="m", labels="ferplus_majority"
+            KerasClassifier(asymmetric_model()),
+            voted_split,
+            model_name="m",
+            labels="ferplus_majority",
         )
 
 
 def test_the_labels_can_be_chosen(demo_data_dir, voted_split) -> None:
     model = asymmetric_model(outputs=8)
-    metrics = evaluation.evaluate(model, voted_split, model_name="m", labels="fer2013")
+    metrics = evaluation.evaluate(
+        KerasClassifier(model), voted_split, model_name="m", labels="fer2013"
+    )
     assert (metrics["labels"], metrics["examples"]) == ("fer2013", 35)
     assert list(metrics["per_expression"]) == list(EIGHT_EXPRESSIONS)
     assert metrics["per_expression"]["contempt"]["support"] == 0
     without_votes = records.open_split(demo_data_dir, "validation")
     with pytest.raises(InputError, match=r"m: expected a model of 7 .*--ferplus_csv.*--labels"):
-        evaluation.evaluate(model, without_votes, model_name="m")
+        evaluation.evaluate(KerasClassifier(model), without_votes, model_name="m")
     with pytest.raises(InputError, match="'validation': expected FER\\+ votes"):
-        evaluation.evaluate(model, without_votes, model_name="m", labels="ferplus_majority")
+        evaluation.evaluate(
+            KerasClassifier(model), without_votes, model_name="m", labels="ferplus_majority"
+        )
 
 
 @pytest.mark.parametrize(
@@ -210,7 +222,9 @@ def test_leaked_images_that_ferplus_drops_are_counted_once(voted_split) -> None:
     kept = ferplus.majority(arrays["votes"]) != NO_LABEL
     leaked = frozenset([*arrays["row"][kept][:3].tolist(), *arrays["row"][~kept][:2].tolist()])
     split = dataclasses.replace(voted_split, leaked_rows=leaked)
-    metrics = evaluation.evaluate(asymmetric_model(outputs=8), split, model_name="m")
+    metrics = evaluation.evaluate(
+        KerasClassifier(asymmetric_model(outputs=8)), split, model_name="m"
+    )
     assert metrics["examples_leak_free"] == metrics["examples"] - 3
 
 
@@ -220,7 +234,7 @@ def test_a_split_without_labels_is_refused(tmp_path) -> None:
     conversion.convert(BatchSource([batch]), tmp_path)
     split = records.open_split(tmp_path, "test")
     with pytest.raises(InputError, match=r"split 'test': expected a label .* 3 of 3 without one"):
-        evaluation.evaluate(asymmetric_model(), split, model_name="m")
+        evaluation.evaluate(KerasClassifier(asymmetric_model()), split, model_name="m")
 
 
 def test_the_program_offers_what_the_evaluation_takes() -> None:

@@ -8,6 +8,7 @@ from PIL import Image
 from skimage import data
 
 from fer_tfdata import prediction
+from fer_tfdata.classifier import KerasClassifier
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
 from fer_tfdata.faces import Box
@@ -34,7 +35,7 @@ def tiny_model(
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor(tiny_model())
+    return Predictor(KerasClassifier(tiny_model()))
 
 
 def random_images(n: int, *shape: int) -> Pixels:
@@ -45,11 +46,12 @@ def row(prediction: FacePrediction) -> list[float]:
     return list(prediction.probabilities.values())
 
 
-def test_probabilities_are_the_softmax_of_the_logits(predictor: Predictor) -> None:
+def test_probabilities_are_the_softmax_of_the_logits() -> None:
     crops = random_images(5, 48, 48, 1)
-    logits = np.asarray(predictor._model(crops), np.float64)
+    model = tiny_model()
+    logits = np.asarray(model(crops), np.float64)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    probabilities = predictor.predict_faces(crops)
+    probabilities = Predictor(KerasClassifier(model)).predict_faces(crops)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
@@ -58,7 +60,7 @@ def test_probabilities_are_the_softmax_of_the_logits(predictor: Predictor) -> No
 def test_large_logits_do_not_overflow() -> None:
     model = tiny_model()
     model.get_layer("logits").set_weights([np.zeros((36, 7)), np.array([5e4, 0, 0, 0, 0, 0, -5e4])])
-    probabilities = Predictor(model).predict_faces(random_images(1, 48, 48, 1))
+    probabilities = Predictor(KerasClassifier(model)).predict_faces(random_images(1, 48, 48, 1))
     np.testing.assert_array_equal(probabilities, [[1, 0, 0, 0, 0, 0, 0]])
 
 
@@ -82,7 +84,7 @@ def test_batches_of_any_number(predictor: Predictor) -> None:
     ],
 )
 def test_wrong_crops_are_refused(predictor: Predictor, crops: Any) -> None:
-    with pytest.raises(InputError, match="expected face crops as uint8"):
+    with pytest.raises(InputError, match="expected images as uint8"):
         predictor.predict_faces(crops)
 
 
@@ -98,24 +100,24 @@ def test_wrong_crops_are_refused(predictor: Predictor, crops: Any) -> None:
 )
 def test_wrong_models_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Predictor(tiny_model(**arguments))
+        KerasClassifier(tiny_model(**arguments))
 
 
 def test_a_model_of_another_rank_is_refused() -> None:
     inputs = keras.Input((48, 48, 1), dtype="uint8")
     spatial = keras.Model(inputs, keras.layers.Conv2D(7, 3)(inputs))
     with pytest.raises(InputError, match=r"expected a model that returns logits"):
-        Predictor(spatial)
+        KerasClassifier(spatial)
     twice = keras.Model(inputs, [keras.layers.Flatten()(inputs), keras.layers.Flatten()(inputs)])
     with pytest.raises(InputError, match="one input and one output, received 1 and 2"):
-        Predictor(twice)
+        KerasClassifier(twice)
 
 
 def test_logits_that_are_not_numbers_are_refused() -> None:
     model = tiny_model()
     model.get_layer("logits").set_weights([np.full((36, 7), np.nan), np.zeros(7)])
     with pytest.raises(InputError, match="expected finite logits"):
-        Predictor(model).predict_faces(random_images(1, 48, 48, 1))
+        Predictor(KerasClassifier(model)).predict_faces(random_images(1, 48, 48, 1))
 
 
 def test_from_path(tmp_path: Path, predictor: Predictor) -> None:
@@ -155,7 +157,7 @@ def test_a_face_as_it_is_goes_to_the_model_unchanged(tmp_path: Path, predictor: 
 
 def test_a_model_of_three_channels_and_another_size_sees_gray() -> None:
     gray = random_images(1, 64, 64)[0]
-    predictor = Predictor(tiny_model(shape=(64, 64, 3)))
+    predictor = Predictor(KerasClassifier(tiny_model(shape=(64, 64, 3))))
     (face,) = predictor.predict_image(gray)
     expected = predictor.predict_faces(np.stack([gray] * 3, axis=2)[np.newaxis])[0]
     np.testing.assert_allclose(row(face), expected, atol=1e-6)
@@ -163,7 +165,7 @@ def test_a_model_of_three_channels_and_another_size_sees_gray() -> None:
 
 def test_a_model_of_eight_expressions_gives_eight_probabilities() -> None:
     gray = random_images(1, 48, 48)[0]
-    predictor = Predictor(tiny_model(outputs=8))
+    predictor = Predictor(KerasClassifier(tiny_model(outputs=8)))
     assert predictor.expressions == EIGHT_EXPRESSIONS
     assert predictor.predict_faces(random_images(0, 48, 48, 1)).shape == (0, 8)
     (face,) = predictor.predict_image(gray)
@@ -174,7 +176,7 @@ def test_a_model_of_eight_expressions_gives_eight_probabilities() -> None:
 def test_no_face_and_modes(predictor: Predictor) -> None:
     flat = np.full((200, 200, 3), 99, np.uint8)
     assert predictor.predict_image(flat) == []
-    assert len(Predictor(tiny_model(), mode="whole").predict_image(flat)) == 1
+    assert len(Predictor(KerasClassifier(tiny_model()), mode="whole").predict_image(flat)) == 1
 
 
 def test_files_together_equal_one_at_a_time(tmp_path: Path, predictor: Predictor) -> None:

@@ -64,11 +64,11 @@ def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     command_line.import_tensorflow_quietly()
-    from fer_tfdata import evaluation, figures, pretrained, records
+    from fer_tfdata import evaluation, figures, named_models, records
 
     split = records.open_split(Path(values.data_dir), values.split, verify=values.verify)
     metrics = evaluation.evaluate(
-        pretrained.load_model(values.model),
+        named_models.load(values.model),
         split,
         model_name=values.model,
         labels=values.labels,

@@ -32,14 +32,15 @@ def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     command_line.import_tensorflow_quietly()
-    from fer_tfdata import evaluation, records
+    from fer_tfdata import evaluation, named_models, records
+    from fer_tfdata.classifier import KerasClassifier
 
     split = records.open_split(Path(values.data_dir), "validation")
     directory = Path(values.output_dir)
     pretrained.pack(Path(values.run_dir), directory)
-    model = pretrained.load(directory)
+    classifier = KerasClassifier(pretrained.load(directory))
     metrics: dict[str, Any] = {
-        tta: evaluation.evaluate(model, split, model_name=pretrained.PRETRAINED, tta=tta)
+        tta: evaluation.evaluate(classifier, split, model_name=named_models.PRETRAINED, tta=tta)
         for tta in evaluation.TEST_TIME_AVERAGING
     }
     pretrained.describe(directory, metrics)

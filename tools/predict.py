@@ -23,7 +23,7 @@ from absl import flags
 
 from fer_tfdata import atomic, command_line
 from fer_tfdata.errors import InputError
-from fer_tfdata.pretrained import PRETRAINED
+from fer_tfdata.named_models import PRETRAINED
 
 # The heavy imports stand in the functions that need them: `--help` answers at once.
 if TYPE_CHECKING:

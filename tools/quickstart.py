@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _main_job(csv: Path, work: Path, steps: "_Steps", *, demo: bool) -> None:
-    from fer_tfdata import conversion, evaluation, records, run_directory, training
+    from fer_tfdata import conversion, evaluation, named_models, records, training
 
     data_dir, run_dir = work / "data", work / "run"
     steps.do(
@@ -88,16 +88,16 @@ def _main_job(csv: Path, work: Path, steps: "_Steps", *, demo: bool) -> None:
         lambda: training.train(config, run_dir, resume=True),
         lambda metrics: f"{metrics['accuracy']:.1%} of the validation images",
     )
-    model = run_directory.load_model(run_dir)
+    classifier = named_models.load(str(run_dir))
     split = records.open_split(data_dir, "validation")
     steps.do(
         "evaluate, averaged over mirror images",
-        lambda: evaluation.evaluate(model, split, model_name=str(run_dir), tta="flip"),
+        lambda: evaluation.evaluate(classifier, split, model_name=str(run_dir), tta="flip"),
         lambda metrics: f"{metrics['accuracy']:.1%} of the validation images",
     )
     steps.do(
         "predict one image",
-        lambda: _predict_one(model, split, work / "face.png"),
+        lambda: _predict_one(classifier, split, work / "face.png"),
         lambda prediction: (
             f"{prediction.expression} ({prediction.probabilities[prediction.expression]:.0%})"
         ),
@@ -105,7 +105,7 @@ def _main_job(csv: Path, work: Path, steps: "_Steps", *, demo: bool) -> None:
     steps.print_table(demo=demo)
 
 
-def _predict_one(model: Any, split: Any, image_file: Path) -> Any:
+def _predict_one(classifier: Any, split: Any, image_file: Path) -> Any:
     """Writes the first image of the split as a PNG and predicts that file."""
     from PIL import Image
 
@@ -114,7 +114,7 @@ def _predict_one(model: Any, split: Any, image_file: Path) -> Any:
 
     (images, _), *_ = pipeline.eval_dataset(split, batch_size=1).take(1)
     Image.fromarray(images.numpy()[0, :, :, 0]).save(image_file)
-    return Predictor(model).predict_image(image_file)[0]
+    return Predictor(classifier).predict_image(image_file)[0]
 
 
 @dataclasses.dataclass
