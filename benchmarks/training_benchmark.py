@@ -121,14 +121,16 @@ def measure_models(
     """Returns images a second, TFLOP/s, memory and the wait for the input of each variant."""
     from fer_tfdata import precision
 
-    auto = precision.choose_policy("auto")
+    auto = {name: precision.choose_policy("auto", model=name) for name in models}
     with tempfile.TemporaryDirectory() as temporary:
         variants, flops, policies = _repeated(models, steps, batch_size)
         if data_dir is not None:
-            fed = _fed(models, auto, data_dir, Path(temporary), steps, batch_size)
+            fed = _fed(auto, data_dir, Path(temporary), steps, batch_size)
             variants |= fed
-            policies |= {name: "float32" if name.startswith("notebook") else auto for name in fed}
-            flops |= {name: flops[f"ours_{name.partition('_')[2]}_{auto}"] for name in fed}
+            for variant in fed:
+                kind, _, name = variant.partition("_")
+                policies[variant] = auto[name] if kind == "fed" else "float32"
+                flops[variant] = flops[f"stock_{name}_float32"]
         multiplied = {f"matmul_{policy}": _multiplying(policy, matrix_size) for policy in _POLICIES}
         everything: dict[str, Callable[[], Any]] = {**variants, **multiplied}
         for variant in everything.values():
@@ -224,22 +226,22 @@ def _repeated(
 
 
 def _fed(
-    models: Sequence[str], policy: str, data_dir: Path, directory: Path, steps: int, batch_size: int
+    policies: Mapping[str, str], data_dir: Path, directory: Path, steps: int, batch_size: int
 ) -> dict[str, Callable[[], Speed]]:
-    """Returns the variants that learn from a data directory's images."""
+    """Returns the variants that learn from a data directory's images, by networks' policies."""
     from benchmarks import pipeline_peers
     from fer_tfdata import records, training_batches, training_model
 
     split = records.open_split(data_dir, "train")
     variants = {}
-    for name in models:
+    for name, policy in policies.items():
         config = TrainConfig(data_dir=str(data_dir), model=name, batch_size=batch_size, seed=_SEED)
         model = training_model.build_training_model(
             config, policy, split.schema, steps_per_epoch=steps
         )
         batches = training_batches.train_batches(config, split, model, start_step=0)
         variants[f"fed_{name}"] = _fitting(model, batches, steps, batch_size)
-    if _NOTEBOOK in models:
+    if _NOTEBOOK in policies:
         inputs = pipeline_peers.open_inputs(data_dir, directory, batch_size)
         pipeline_peers.write_image_files(inputs)
         model = _stock_model(_NOTEBOOK, "float32")

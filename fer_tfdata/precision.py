@@ -13,19 +13,28 @@ from fer_tfdata.errors import InputError
 # Linux's names of the instructions that multiply bfloat16 matrices.
 _BFLOAT16_CPU_FLAGS: Final = frozenset({"amx_bf16", "avx512_bf16"})
 
+# Networks that move more than they multiply: on a CPU, bfloat16's conversions cost them more than
+# its faster products save (docs/models.md has both speeds).
+_FLOAT32_ON_CPU: Final = frozenset({"mini_xception"})
 
-def choose_policy(precision: str) -> str:
+
+def choose_policy(precision: str, *, model: str) -> str:
     """Returns the Keras dtype policy for `precision` on this machine.
 
     `auto` is mixed_bfloat16 where the GPU (compute capability 8.0 and up) or the CPU (AMX or
-    AVX512-BF16) has it, mixed_float16 on a 7.x GPU, float32 otherwise.
+    AVX512-BF16) has it, mixed_float16 on a 7.x GPU, float32 otherwise, and for a network that a CPU
+    trains faster so.
+
+    Args:
+      precision: one of `train_config.PRECISIONS`.
+      model: one of `train_config.MODELS`.
 
     Raises:
       InputError: mixed_float16 on a CPU, which emulates it at a tenth of float32's speed.
     """
     capability = _gpu_compute_capability()
     if precision == "auto":
-        return policy_for(capability, _cpu_flags())
+        return policy_for(capability, _cpu_flags(), model=model)
     if precision == "mixed_float16" and capability is None:
         raise InputError(
             "precision: mixed_float16 needs a GPU, and there is none; expected auto, float32 or "
@@ -34,13 +43,16 @@ def choose_policy(precision: str) -> str:
     return precision
 
 
-def policy_for(gpu_compute_capability: tuple[int, int] | None, cpu_flags: frozenset[str]) -> str:
+def policy_for(
+    gpu_compute_capability: tuple[int, int] | None, cpu_flags: frozenset[str], *, model: str
+) -> str:
     """Returns what `auto` means on such a machine."""
     if gpu_compute_capability is not None:
         if gpu_compute_capability >= (8, 0):
             return "mixed_bfloat16"
         return "mixed_float16" if gpu_compute_capability >= (7, 0) else "float32"
-    return "mixed_bfloat16" if cpu_flags & _BFLOAT16_CPU_FLAGS else "float32"
+    faster = cpu_flags & _BFLOAT16_CPU_FLAGS and model not in _FLOAT32_ON_CPU
+    return "mixed_bfloat16" if faster else "float32"
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def train(
         is full.
       StoppedError: the process got SIGTERM, and has saved a checkpoint.
     """
-    policy = choose_policy(config.precision)
+    policy = choose_policy(config.precision, model=config.model)
     data_dir = Path(config.data_dir)
     train_split = records.open_split(data_dir, "train", verify=verify)
     validation_split = records.open_split(data_dir, "validation", verify=verify)

@@ -21,21 +21,31 @@ from fer_tfdata.errors import InputError
     ],
 )
 def test_auto_takes_what_the_device_is_fast_at(capability, cpu_flags, policy) -> None:
-    assert precision.policy_for(capability, frozenset(cpu_flags)) == policy
+    assert precision.policy_for(capability, frozenset(cpu_flags), model="residual_small") == policy
+
+
+def test_auto_is_float32_for_separable_convolutions_on_a_cpu_alone() -> None:
+    flags = frozenset({"amx_bf16"})
+    assert precision.policy_for(None, flags, model="mini_xception") == "float32"
+    assert precision.policy_for((9, 0), flags, model="mini_xception") == "mixed_bfloat16"
 
 
 def test_a_named_precision_is_taken() -> None:
-    assert precision.choose_policy("float32") == "float32"
-    assert precision.choose_policy("mixed_bfloat16") == "mixed_bfloat16"
-    assert precision.choose_policy("auto") in ("float32", "mixed_bfloat16", "mixed_float16")
+    assert precision.choose_policy("float32", model="vgg") == "float32"
+    assert precision.choose_policy("mixed_bfloat16", model="vgg") == "mixed_bfloat16"
+    assert precision.choose_policy("auto", model="vgg") in (
+        "float32",
+        "mixed_bfloat16",
+        "mixed_float16",
+    )
 
 
 def test_float16_without_a_gpu_is_refused() -> None:
     if tf.config.list_physical_devices("GPU"):
-        assert precision.choose_policy("mixed_float16") == "mixed_float16"
+        assert precision.choose_policy("mixed_float16", model="vgg") == "mixed_float16"
     else:
         with pytest.raises(InputError, match="mixed_float16 needs a GPU"):
-            precision.choose_policy("mixed_float16")
+            precision.choose_policy("mixed_float16", model="vgg")
 
 
 def test_the_policy_ends_with_its_scope() -> None:

@@ -258,7 +258,7 @@ def test_a_run_whose_history_was_lost_is_not_continued(config, tmp_path, monkeyp
 
 def test_a_run_goes_on_in_the_precision_it_was_started_in(config, tmp_path, monkeypatch) -> None:
     interrupted(config, tmp_path / "run", 3, monkeypatch)
-    monkeypatch.setattr(training, "choose_policy", lambda precision: "mixed_bfloat16")
+    monkeypatch.setattr(training, "choose_policy", lambda precision, *, model: "mixed_bfloat16")
     with pytest.raises(InputError, match="was started in float32"):
         training.train(config, tmp_path / "run", resume=True)
 
