@@ -6,13 +6,16 @@ What is measured, each in an epoch of --steps steps that follows one like it in 
 
   ours_MODEL_PRECISION   training_model.build_training_model, which trains with fast layers.
   stock_MODEL_PRECISION  the same network as it is, compiled alike.
+  xla_MODEL              stock in the precision that `auto` means here, compiled by XLA.
+  together_MODEL         the same without XLA, all steps of the epoch in one call of Keras's
+                         (steps_per_execution).
   fed_MODEL              with --data_dir: ours in the precision that `auto` means here, fed as
                          training feeds it (pipeline.train_dataset, the usual augmentation).
   notebook_seed_cnn      with --data_dir: seed_cnn the way of many notebooks: stock, in float32, fed
                          by ImageDataGenerator().flow_from_directory from a folder of JPEGs.
 
-`ours` and `stock` repeat one batch, so that no input is waited for.  What `fed` waits is the share
-of its time from a step's beginning until its batch was there.
+All but the last two repeat one batch, so that no input is waited for.  What `fed` waits is the
+share of its time from a step's beginning until its batch was there.
 
 TFLOP/s counts the multiplications and additions of the convolutions and dense layers, three times
 the forward pass's a step.  The peak is that of tf.matmul of two square matrices of the same type,
@@ -123,7 +126,7 @@ def measure_models(
 
     auto = {name: precision.choose_policy("auto", model=name) for name in models}
     with tempfile.TemporaryDirectory() as temporary:
-        variants, flops, policies = _repeated(models, steps, batch_size)
+        variants, flops, policies = _repeated(auto, steps, batch_size)
         if data_dir is not None:
             fed = _fed(auto, data_dir, Path(temporary), steps, batch_size)
             variants |= fed
@@ -141,7 +144,13 @@ def measure_models(
         "auto": auto,
         "forward_flops_per_image": {name: flops[f"stock_{name}_float32"] for name in models},
         "variants": {
-            name: _describe(name, results, peaks[policies[name]], _STEP_TO_FORWARD * flops[name])
+            name: _describe(
+                name,
+                results,
+                peaks[policies[name]],
+                _STEP_TO_FORWARD * flops[name],
+                policies[name],
+            )
             for name in results
         },
         "memory": {
@@ -210,18 +219,25 @@ def repeated_batch(batch_size: int, schema: Any) -> Any:
 
 
 def _repeated(
-    models: Sequence[str], steps: int, batch_size: int
+    auto: Mapping[str, str], steps: int, batch_size: int
 ) -> tuple[dict[str, Callable[[], Speed]], dict[str, int], dict[str, str]]:
     """Returns the variants that repeat a batch, their forward FLOP an image, and their policies."""
     batches = repeated_batch(batch_size, fer2013_schema())
     variants, flops, policies = {}, {}, {}
-    for name in models:
+    for name in auto:
         for policy in _POLICIES:
             stock = _stock_model(name, policy)
             for kind, model in (("ours", _our_model(name, policy)), ("stock", stock)):
                 variant = f"{kind}_{name}_{policy}"
                 variants[variant] = _fitting(model, batches, steps, batch_size)
                 flops[variant], policies[variant] = forward_flops(stock), policy
+        for kind, options in (
+            ("xla", {"jit_compile": True}),
+            ("together", {"steps_per_execution": steps}),
+        ):
+            model = _stock_model(name, auto[name], **options)
+            variants[f"{kind}_{name}"] = _fitting(model, batches, steps, batch_size)
+            flops[f"{kind}_{name}"], policies[f"{kind}_{name}"] = forward_flops(model), auto[name]
     return variants, flops, policies
 
 
@@ -258,7 +274,7 @@ def _our_model(name: str, policy: str) -> Any:
     return training_model.build_training_model(config, policy, fer2013_schema(), steps_per_epoch=1)
 
 
-def _stock_model(name: str, policy: str) -> Any:
+def _stock_model(name: str, policy: str, **options: Any) -> Any:
     import keras
 
     from fer_tfdata import models, precision
@@ -269,6 +285,7 @@ def _stock_model(name: str, policy: str) -> Any:
             optimizer=keras.optimizers.Adam(TrainConfig.learning_rate),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
+            **options,
         )
     return model
 
@@ -335,6 +352,7 @@ def _describe(
     results: Mapping[str, Sequence[Speed]],
     peak_flops: Sequence[float],
     flops_per_image: int,
+    policy: str,
 ) -> dict[str, Any]:
     speeds = [speed.images_per_second for speed in results[name]]
     flops = [speed * flops_per_image for speed in speeds]
@@ -346,16 +364,18 @@ def _describe(
     }
     if waits:
         described["input_wait"] = measure.summary(waits)
-    for other in _baselines(name):
+    for other in _baselines(name, policy):
         if other in results:
             others = [speed.images_per_second for speed in results[other]]
             described[f"ratio_to_{other}"] = measure.ratios(speeds, others)
     return described
 
 
-def _baselines(name: str) -> list[str]:
+def _baselines(name: str, policy: str) -> list[str]:
     """Returns what a variant is compared with: the stock network alike, and in float32."""
     kind, _, rest = name.partition("_")
+    if kind in ("xla", "together"):
+        return [f"stock_{rest}_{policy}"]
     if kind != "ours":
         return []
     model = next(model for model in MODELS if rest.startswith(model))

@@ -264,6 +264,11 @@ def test_training(run_program, demo_data_dir):
         for policy in ("float32", "mixed_bfloat16")
     }
     fed = {"fed_seed_cnn", "fed_residual_small", "notebook_seed_cnn"}
+    trained |= {
+        f"{kind}_{model}"
+        for kind in ("xla", "together")
+        for model in ("seed_cnn", "residual_small")
+    }
     assert content["variants"].keys() == trained | fed
     for name, variant in content["variants"].items():
         assert name in table
