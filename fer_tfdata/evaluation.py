@@ -1,8 +1,8 @@
 """A model and a split to figures that can be trusted."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Final, Literal, get_args
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,16 +10,13 @@ import scipy.stats
 import sklearn.metrics
 import tensorflow as tf
 
-from fer_tfdata import ferplus, labelling, pipeline, records
+from fer_tfdata import bootstrap, calibration, ferplus, labelling, pipeline, records, views
 from fer_tfdata.classifier import Classifier
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
+from fer_tfdata.views import TestTimeAveraging
 
-TestTimeAveraging = Literal["none", "flip"]
-TEST_TIME_AVERAGING: Final[tuple[TestTimeAveraging, ...]] = get_args(TestTimeAveraging)
 EvaluationLabels = Literal["auto", "fer2013", "ferplus_majority"]
-
-_CALIBRATION_BINS: Final = 15  # as in Guo et al. 2017
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,28 +33,62 @@ class Predictions:
     labels: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
 
+    @property
+    def chosen(self) -> npt.NDArray[np.int64]:
+        """The most probable expressions, int64 [n]."""
+        chosen: npt.NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return chosen
+
+    @property
+    def confidences(self) -> npt.NDArray[np.float64]:
+        """Their probabilities, float64 [n]."""
+        confidences: npt.NDArray[np.float64] = self.probabilities.max(axis=1)
+        return confidences
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Whether they are the true ones, bool [n]."""
+        correct: npt.NDArray[np.bool_] = self.chosen == self.labels
+        return correct
+
+    @property
+    def losses(self) -> npt.NDArray[np.float64]:
+        """The negative log-likelihoods of the true expressions in nats, float64 [n]."""
+        of_labels = self.probabilities[np.arange(len(self.labels)), self.labels]
+        losses: npt.NDArray[np.float64] = -np.log(np.maximum(of_labels, np.finfo(np.float64).tiny))
+        return losses
+
+    def without(self, rows: Collection[int]) -> npt.NDArray[np.bool_]:
+        """Returns which examples are of none of these rows, bool [n]."""
+        without: npt.NDArray[np.bool_] = ~np.isin(self.rows, sorted(rows))
+        return without
+
 
 def predict_dataset(
-    classifier: Classifier, dataset: tf.data.Dataset, *, tta: TestTimeAveraging = "none"
+    classifier: Classifier,
+    dataset: tf.data.Dataset,
+    *,
+    tta: TestTimeAveraging = "none",
+    on_batch: Callable[[int], object] = lambda count: None,
 ) -> Predictions:
     """Returns a classifier's probabilities for every example of a dataset.
 
     Args:
       classifier: of the dataset's images.
       dataset: batches `(image, label, row)`, each example once.
-      tta: "flip" averages the probabilities of each image and its mirror image.
+      tta: over which views of each image the probabilities are averaged; see `views.averaged`.
+      on_batch: is told the number of images of every batch that was classified.
 
     Raises:
       InputError: the model returns anything but finite numbers.
     """
+    averaged = views.averaged(classifier, tta)
     probabilities, labels, rows = [], [], []
     for images, batch_labels, batch_rows in dataset.as_numpy_iterator():
-        batch = classifier.probabilities(images)
-        if tta == "flip":
-            batch = (batch + classifier.probabilities(images[:, :, ::-1])) / 2
-        probabilities.append(batch)
+        probabilities.append(averaged.probabilities(images))
         labels.append(batch_labels)
         rows.append(batch_rows)
+        on_batch(len(images))
     return Predictions(*(np.concatenate(parts) for parts in (probabilities, labels, rows)))
 
 
@@ -80,12 +111,9 @@ def compute_metrics(
       leaked_rows: rows whose image also stands in the training split; the `_leak_free` figures
         leave them out.
     """
-    labels, probabilities = predictions.labels, predictions.probabilities
-    chosen = probabilities.argmax(axis=1)
-    correct = chosen == labels
-    kept = ~np.isin(predictions.rows, sorted(leaked_rows))
+    labels, chosen, correct = predictions.labels, predictions.chosen, predictions.correct
+    kept = predictions.without(leaked_rows)
     classes = np.arange(len(expressions))
-    of_labels = probabilities[np.arange(len(labels)), labels]
     precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(
         labels, chosen, labels=classes, zero_division=0.0
     )
@@ -94,8 +122,8 @@ def compute_metrics(
         "accuracy": float(correct.mean()),
         "accuracy_ci95": _wilson_interval(int(correct.sum()), len(labels)),
         "macro_f1": float(f1[support > 0].mean()),
-        "nll": float(-np.log(np.maximum(of_labels, np.finfo(np.float64).tiny)).mean()),
-        "ece": expected_calibration_error(probabilities.max(axis=1), correct),
+        "nll": float(predictions.losses.mean()),
+        "ece": calibration.reliability(predictions.confidences, correct).error,
         "per_expression": {
             name: {
                 "precision": float(precision[i]),
@@ -110,6 +138,74 @@ def compute_metrics(
         ).tolist(),
         "accuracy_leak_free": float(correct[kept].mean()) if kept.any() else None,
         "examples_leak_free": int(kept.sum()),
+    }
+
+
+def worst_mistakes(predictions: Predictions) -> npt.NDArray[np.int64]:
+    """Returns the wrongly answered examples' places, the surest answer first."""
+    (wrong,) = np.nonzero(~predictions.correct)
+    return wrong[np.argsort(-predictions.confidences[wrong], kind="stable")]
+
+
+def bootstrap_intervals(
+    predictions: Predictions, *, leaked_rows: frozenset[int] = frozenset()
+) -> dict[str, list[float] | None]:
+    """Returns 95 % intervals of `compute_metrics`'s figures: the percentile bootstrap over images.
+
+    Args:
+      predictions: of a whole split.
+      leaked_rows: as in `compute_metrics`.
+
+    Returns:
+      By the name of the figure, the bounds; None for a leak-free figure of no image.
+    """
+    kept = predictions.without(leaked_rows)
+    sums = bootstrap.resampled_sums(_summands(predictions, kept))
+    resampled = _figures(sums, num_classes=predictions.probabilities.shape[1])
+    return {
+        name: None if np.isnan(figures).all() else bootstrap.interval(figures)
+        for name, figures in resampled.items()
+    }
+
+
+def _summands(predictions: Predictions, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Returns, a row for each image, the numbers from whose sums the figures follow."""
+    num_classes = predictions.probabilities.shape[1]
+    correct = predictions.correct
+    cells = predictions.labels * num_classes + predictions.chosen
+    bins = calibration.bins_of(predictions.confidences)
+    surplus = predictions.confidences - correct
+    return np.column_stack(
+        [
+            np.ones(len(correct)),
+            correct,
+            predictions.losses,
+            kept,
+            kept & correct,
+            np.eye(calibration.BINS)[bins] * surplus[:, np.newaxis],
+            np.eye(num_classes**2)[cells],
+        ]
+    )
+
+
+def _figures(
+    sums: npt.NDArray[np.float64], *, num_classes: int
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Returns the figures of resamples, each float64 [resamples], from the sums over images."""
+    examples, correct, losses, kept, kept_correct = sums[:, :5].T
+    surplus, cells = np.split(sums[:, 5:], [calibration.BINS], axis=1)
+    matrices = cells.reshape(-1, num_classes, num_classes)
+    support, chosen = matrices.sum(axis=2), matrices.sum(axis=1)
+    hits = np.diagonal(matrices, axis1=1, axis2=2)
+    f1 = 2 * hits / np.maximum(support + chosen, 1)
+    return {
+        "accuracy": correct / examples,
+        "macro_f1": np.mean(f1, axis=1, where=support > 0),
+        "nll": losses / examples,
+        "ece": np.abs(surplus).sum(axis=1) / examples,
+        "accuracy_leak_free": np.divide(
+            kept_correct, kept, out=np.full(len(sums), np.nan), where=kept > 0
+        ),
     }
 
 
@@ -157,6 +253,7 @@ def predict_split(
     labels: EvaluationLabels = "auto",
     tta: TestTimeAveraging = "none",
     batch_size: int = 512,
+    on_batch: Callable[[int], object] = lambda count: None,
 ) -> SplitPredictions:
     """Returns what a model says of a split.
 
@@ -165,29 +262,35 @@ def predict_split(
       split: as `records.open_split` returns it.
       model_name: what errors call the model, usually its path.
       labels: what counts as true; "auto" takes what the model's outputs mean (`choose_labels`).
-      tta: "flip" averages over each image and its mirror image.
+      tta: over which views of each image the probabilities are averaged; see `views.averaged`.
       batch_size: images at a time; the answers do not depend on it.
+      on_batch: is told the number of images of every batch that was classified.
 
     Raises:
       InputError: the model does not take such images or does not know such labels, the split has
         no such labels, or a shard is damaged.
     """
-    expressions = classifier.expressions
-    if classifier.image_shape != split.schema.image_shape:
-        raise InputError(
-            f"{model_name}: expected a model of images {split.schema.image_shape}, as the records "
-            f"hold, received one of {classifier.image_shape}"
-        )
-    truth = _check_labels(labels, expressions, split.schema, model_name)
+    truth = labels_measured(classifier, split.schema, model_name=model_name, labels=labels)
     dataset = pipeline.eval_dataset(
         split, labels=truth, batch_size=batch_size, fields=("image", "label", "row")
     )
     try:
-        predictions = predict_dataset(classifier, dataset, tta=tta)
+        predictions = predict_dataset(classifier, dataset, tta=tta, on_batch=on_batch)
     except records.READ_ERRORS as error:
         records.verify_checksums(split)  # names the damaged file
         raise InputError(f"{split.directory}: a record cannot be read: {error.message}") from error
-    return SplitPredictions(predictions, expressions, truth, tta)
+    return SplitPredictions(predictions, classifier.expressions, truth, tta)
+
+
+def average(answers: Sequence[SplitPredictions]) -> SplitPredictions:
+    """Returns what an ensemble says whose members said this of the same split.
+
+    Args:
+      answers: of models that know the same expressions, held against the same labels.
+    """
+    probabilities = np.mean([member.predictions.probabilities for member in answers], axis=0)
+    predictions = dataclasses.replace(answers[0].predictions, probabilities=probabilities)
+    return dataclasses.replace(answers[0], predictions=predictions)
 
 
 def metrics_of(
@@ -206,6 +309,26 @@ def metrics_of(
         "model": model_name,
         "manifest_sha256": split.manifest_sha256,
     }
+
+
+def labels_measured(
+    classifier: Classifier,
+    schema: records.Schema,
+    *,
+    model_name: str,
+    labels: EvaluationLabels = "auto",
+) -> str:
+    """Returns what counts as true for a model on a data set, one of `ferplus.LABELS`.
+
+    Raises:
+      InputError: the model does not take such images or does not know such labels.
+    """
+    if classifier.image_shape != schema.image_shape:
+        raise InputError(
+            f"{model_name}: expected a model of images {schema.image_shape}, as the records "
+            f"hold, received one of {classifier.image_shape}"
+        )
+    return _check_labels(labels, classifier.expressions, schema, model_name)
 
 
 def choose_labels(num_outputs: int, schema: records.Schema) -> str:
@@ -249,20 +372,6 @@ def _check_labels(
             f"received one of {len(expressions)}; choose other --labels"
         )
     return labels
-
-
-def expected_calibration_error(
-    confidences: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
-) -> float:
-    """Returns the mean gap between confidence and accuracy over 15 bins, weighted by their size.
-
-    Args:
-      confidences: float [n], the probability of the chosen class, in [0, 1].
-      correct: bool [n], whether that class was the true one.
-    """
-    bins = np.minimum((confidences * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
-    surplus = np.bincount(bins, weights=confidences - correct, minlength=_CALIBRATION_BINS)
-    return float(np.abs(surplus).sum() / len(confidences))
 
 
 def _wilson_interval(successes: int, trials: int) -> list[float]:

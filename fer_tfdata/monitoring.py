@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams import summary as hparams_summary
 from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
 from fer_tfdata import atomic, figures
-from fer_tfdata.evaluation import Predictions, compute_metrics
+from fer_tfdata.evaluation import Predictions, compute_metrics, worst_mistakes
 
 HParam = bool | int | float | str
 
@@ -271,13 +271,6 @@ def write_results(
         writer.close()
         _write_projector(directory, predictions, images, embeddings, expressions)
         publish()
-
-
-def worst_mistakes(predictions: Predictions) -> npt.NDArray[np.int64]:
-    """Returns the wrongly answered examples' places, the surest answer first."""
-    (wrong,) = np.nonzero(predictions.probabilities.argmax(axis=1) != predictions.labels)
-    sureness = predictions.probabilities[wrong].max(axis=1)
-    return wrong[np.argsort(-sureness, kind="stable")]
 
 
 def _write_mistakes(

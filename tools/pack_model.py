@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     command_line.import_tensorflow_quietly()
-    from fer_tfdata import evaluation, named_models, records
+    from fer_tfdata import evaluation, named_models, records, views
     from fer_tfdata.classifier import KerasClassifier
 
     split = records.open_split(Path(values.data_dir), "validation")
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     classifier = KerasClassifier(pretrained.load(directory))
     metrics: dict[str, Any] = {
         tta: evaluation.evaluate(classifier, split, model_name=named_models.PRETRAINED, tta=tta)
-        for tta in evaluation.TEST_TIME_AVERAGING
+        for tta in views.TEST_TIME_AVERAGING
     }
     pretrained.describe(directory, metrics)
     print(directory)
