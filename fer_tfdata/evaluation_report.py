@@ -5,6 +5,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from fer_tfdata import (
     evaluation,
     ferplus,
     labelling,
+    model_titles,
     pipeline,
     records,
     selective,
@@ -26,13 +28,11 @@ from fer_tfdata.classifier import Classifier, Ensemble
 from fer_tfdata.comparison import Comparison
 from fer_tfdata.errors import InputError
 from fer_tfdata.evaluation import EvaluationLabels, Predictions, SplitPredictions
-from fer_tfdata.expressions import NO_LABEL
+from fer_tfdata.expressions import NO_LABEL, SPLITS
+from fer_tfdata.model_titles import ENSEMBLE
 from fer_tfdata.selective import RiskCoverage
 from fer_tfdata.views import TestTimeAveraging
 from fer_tfdata.vote_agreement import VoteAgreement, vote_agreement
-
-ENSEMBLE: Final = "ensemble"
-"""What the average of all models is called."""
 
 MISTAKES: Final = 24
 """How many mistakes of a model are shown at most; half as many where there are several models."""
@@ -67,6 +67,7 @@ class ModelReport:
 
     Attributes:
       name: what it was called by.
+      title: what it is called in the report, and its folder.
       expressions: what its probabilities are of, in order.
       metrics: the content of `metrics.json`.
       reliability: of its probabilities as they are.
@@ -76,6 +77,7 @@ class ModelReport:
     """
 
     name: str
+    title: str
     expressions: tuple[str, ...]
     metrics: Mapping[str, Any]
     reliability: Reliability
@@ -110,6 +112,7 @@ def make_report(
     labels: EvaluationLabels = "auto",
     tta: TestTimeAveraging = "none",
     with_ensemble: bool = False,
+    trained_on: Mapping[str, Sequence[str] | None] = MappingProxyType({}),
     verify: bool = False,
     on_batch: Callable[[int], object] = lambda count: None,
 ) -> Report:
@@ -125,14 +128,17 @@ def make_report(
       labels: what counts as true; "auto" takes what the models' outputs mean.
       tta: over which views of each image the probabilities are averaged.
       with_ensemble: measures the average of all models too, as `ENSEMBLE`.
+      trained_on: by name, the splits that a model was trained on, where that is known; no
+        temperature is fitted to what was trained on validation.
       verify: compares the SHA-256 of the validation split's shards with the manifest first.
       on_batch: is told the number of images of every batch that was classified.
 
     Raises:
-      InputError: a model does not take such images or does not know such labels, the models are
-        not measured against the same labels or, for an ensemble, do not know the same expressions,
-        the split has no labels, or a shard is damaged.
+      InputError: two models are the same, one does not take such images or does not know such
+        labels, they are not measured against the same labels or, for an ensemble, do not know the
+        same expressions, the split has no labels, or a shard is damaged.
     """
+    titles = {**model_titles.of(list(classifiers)), ENSEMBLE: ENSEMBLE}
     truth = _common_labels(classifiers, split, labels)
     if with_ensemble:
         _check_members(classifiers)
@@ -149,8 +155,11 @@ def make_report(
         return answers if ensemble is None else {**answers, ENSEMBLE: ensemble}
 
     answers = answers_on(split)
+    learned = {name: trained_on.get(name) for name in classifiers}
+    if with_ensemble:
+        learned[ENSEMBLE] = _learned_by_any(learned)
     if validation is None:
-        scalings: dict[str, _Scaling | None] = dict.fromkeys(answers)
+        scalings: dict[str, _Scaling] = {}
     elif validation is split:
         scalings = {name: _cross_fitted(answer.predictions) for name, answer in answers.items()}
     else:
@@ -169,9 +178,11 @@ def make_report(
             _model_report(
                 name,
                 answer,
-                scaling=scalings[name],
+                title=titles[name],
+                scaling=None if "validation" in (learned[name] or ()) else scalings.get(name),
                 background=background,
                 mistakes=mistakes[name],
+                trained_on=learned[name],
                 members=list(classifiers) if name == ENSEMBLE else None,
             )
             for name, answer in answers.items()
@@ -214,12 +225,20 @@ def _common_labels(
 def _check_members(classifiers: Mapping[str, Classifier]) -> None:
     if len(classifiers) < 2:
         raise InputError("--ensemble: expected two models or more, received one; repeat --model")
+    if ENSEMBLE in classifiers:
+        raise InputError(f"--model: {ENSEMBLE}: with --ensemble, name it ./{ENSEMBLE}")
     Ensemble(list(classifiers.values()))
 
 
-def _validation_beside(
-    split: records.Split, labels: str, *, verify: bool
-) -> records.Split | None:
+def _learned_by_any(learned: Mapping[str, Sequence[str] | None]) -> list[str] | None:
+    """Returns the splits that a member was trained on; None where it is not known of all."""
+    known = [splits for splits in learned.values() if splits is not None]
+    if len(known) < len(learned):
+        return None
+    return [split for split in SPLITS if any(split in splits for splits in known)]
+
+
+def _validation_beside(split: records.Split, labels: str, *, verify: bool) -> records.Split | None:
     """Returns the validation split of the same data; None where it has none with such labels."""
     if split.name == "validation":
         return split
@@ -260,7 +279,9 @@ class _Background:
         if self.votes is None:
             return None
         measured = np.isin(self.rows, predictions.rows)  # both are in the split's order
-        return vote_agreement(predictions.probabilities, self.labels[measured], self.votes[measured])
+        return vote_agreement(
+            predictions.probabilities, self.labels[measured], self.votes[measured]
+        )
 
 
 # What is said of a model.
@@ -304,9 +325,11 @@ def _model_report(
     name: str,
     answer: SplitPredictions,
     *,
+    title: str,
     scaling: _Scaling | None,
     background: _Background,
     mistakes: Sequence[Mistake],
+    trained_on: Sequence[str] | None,
     members: Sequence[str] | None,
 ) -> ModelReport:
     predictions = answer.predictions
@@ -315,6 +338,7 @@ def _model_report(
     agreement = background.agreement(predictions)
     metrics: dict[str, Any] = {
         **evaluation.metrics_of(answer, background.split, model_name=name),
+        "trained_on": trained_on,
         "bootstrap": {
             "resamples": bootstrap.RESAMPLES,
             "seed": bootstrap.SEED,
@@ -331,6 +355,7 @@ def _model_report(
         metrics["members"] = members
     return ModelReport(
         name=name,
+        title=title,
         expressions=answer.expressions,
         metrics=metrics,
         reliability=_reliability(predictions),

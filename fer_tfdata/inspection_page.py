@@ -1,10 +1,11 @@
 """An inspection as one page of HTML that needs no network, no scripts and no other file."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
+from fer_tfdata import page
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, NO_LABEL
 from fer_tfdata.inspection import (
     IMAGES_OF_A_GROUP,
@@ -18,62 +19,20 @@ from fer_tfdata.inspection import (
     PixelStatistics,
     SourceFile,
 )
-from fer_tfdata.markup import Markup, element, image, join, table
+from fer_tfdata.markup import Markup, element, join, table
+from fer_tfdata.page import Section, counted, face, faces, legend, shaded_cell
 from fer_tfdata.records import Split
 from fer_tfdata.sources import BadRow
 
 # FER2013's labels are FER+'s majorities on two images of three; by chance, on one of five.
 _DOUBTFUL_AGREEMENT: Final = 0.4
 
-# Larger images are made smaller for the page.
-_MAX_SIDE: Final = 96
-
 _HISTOGRAM_BINS: Final = 64
 
 _STYLE: Final = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c1e21; --faint: #5d636b;
-  --line: #d9dce1; --raised: #f4f5f7; --link: #0b57a4; --face: 96px;
-  --train: #0072b2; --validation: #d98200; --test: #00876a; }
-@media (prefers-color-scheme: dark) { :root { --paper: #15171a; --ink: #e6e8eb; --faint: #a2a9b3;
-  --line: #363b42; --raised: #1f2226; --link: #7db8f0;
-  --train: #56b4e9; --validation: #f0a830; --test: #2fc39c; } }
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; }
-body { margin: 0 auto; padding: 1rem; max-width: 80rem; background: var(--paper);
-  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0 1rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.3rem; margin: 0 0 .5rem; }
-h3 { font-size: 1.05rem; margin: 1.5rem 0 .4rem; }
-p { max-width: 44rem; margin: .4rem 0 .8rem; }
-a { color: var(--link); }
-section { border-top: 1px solid var(--line); margin-top: 2rem; padding-top: 1.5rem; }
-nav ul { list-style: none; margin: 1.2rem 0 0; padding: 0; display: flex; flex-wrap: wrap;
-  gap: .4rem; }
-nav a { display: block; padding: .35rem .7rem; border: 1px solid var(--line);
-  border-radius: 1rem; text-decoration: none; font-size: .9rem; }
-nav a:hover { background: var(--raised); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1rem; margin: 0 0 1.2rem; }
-dt { color: var(--faint); }
-dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
-code { font: .85em ui-monospace, monospace; }
-ul { margin: .4rem 0 .8rem; padding-left: 1.2rem; }
-figure { margin: 0; min-width: 0; }
-figcaption, .share, .note { color: var(--faint); font-size: .85rem; }
-.beside { display: flex; flex-wrap: wrap; gap: 1rem 3rem; margin: .8rem 0; }
-.beside .chart { flex: 1 1 20rem; }
-.scroll { overflow-x: auto; margin: .2rem 0 1rem; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
-th { font-weight: 600; }
-tbody th { text-align: left; padding-left: 0; }
-.texts th, .texts td { text-align: left; vertical-align: top; }
-.texts th, .texts figcaption { white-space: nowrap; }
-.texts td { overflow-wrap: anywhere; }
-.shaded td { background: color-mix(in srgb, var(--train) calc(var(--share) * 60%), transparent); }
-.chart { max-width: 44rem; }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .85rem; margin: .3rem 0; }
-.legend span::before { content: ""; display: inline-block; width: .8em; height: .8em;
-  margin-right: .4em; border-radius: 2px; background: var(--colour); }
+:root { --train: #0072b2; --validation: #d98200; --test: #00876a; }
+@media (prefers-color-scheme: dark) {
+  :root { --train: #56b4e9; --validation: #f0a830; --test: #2fc39c; } }
 .train { --colour: var(--train); }
 .validation { --colour: var(--validation); }
 .test { --colour: var(--test); }
@@ -85,11 +44,6 @@ svg { display: block; width: 100%; height: 12rem; border-bottom: 1px solid var(-
 polyline { fill: none; stroke: var(--colour); stroke-width: 2; stroke-linejoin: round;
   vector-effect: non-scaling-stroke; }
 .axis { display: flex; justify-content: space-between; color: var(--faint); font-size: .8rem; }
-.faces { display: flex; flex-wrap: wrap; gap: .6rem .5rem; margin: .6rem 0; }
-.face { width: var(--face); }
-.face img { display: block; width: 100%; height: auto; border-radius: 3px;
-  background: var(--raised); image-rendering: pixelated; }
-.face figcaption { font-size: .75rem; line-height: 1.3; margin-top: .2rem; }
 .means { --face: 144px; }
 .groups { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .6rem;
   align-items: flex-start; }
@@ -101,19 +55,9 @@ polyline { fill: none; stroke: var(--colour); stroke-width: 2; stroke-linejoin: 
 .texts { --face: 48px; }
 .texts .face { display: flex; width: auto; gap: .5rem; }
 .texts .face img { width: var(--face); height: var(--face); }
-@media (max-width: 40rem) {
-  :root { --face: 68px; }
-  .means { --face: 76px; }
-  .groups { gap: .4rem; }
-  .texts { --face: 48px; }
-  th, td { padding: .3rem .4rem; }
-  table { font-size: .85rem; }
-}
-@media print { nav { display: none; } .face, .groups > li, tr { break-inside: avoid; } }
+@media (max-width: 40rem) { .means { --face: 76px; } .groups { gap: .4rem; } }
+@media print { .groups > li { break-inside: avoid; } }
 """
-
-# What makes the browser itself hold the page to its word.
-_POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 class Headline(NamedTuple):
@@ -123,30 +67,10 @@ class Headline(NamedTuple):
     section: str
 
 
-class _Section(NamedTuple):
-    anchor: str
-    title: str
-    body: Iterable[Markup]
-
-
 def render(inspection: Inspection) -> str:
     """Returns the page."""
-    sections = _sections(inspection)
     title = f"Inspection of {', '.join(source.name for source in inspection.contents.sources)}"
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("title", title),
-        element("style", Markup(_STYLE)),
-    )
-    body = element(
-        "body",
-        element("header", element("h1", title), *_overview(inspection), _links(sections)),
-        element("main", *map(_section, sections)),
-    )
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+    return page.render(title, _overview(inspection), _sections(inspection), style=_STYLE)
 
 
 def headlines(inspection: Inspection) -> list[Headline]:
@@ -173,10 +97,10 @@ def _headlines_of_leaks(splits: Sequence[Split]) -> Iterator[Headline]:
     for split in splits:
         if split.leaked_rows:
             share = len(split.leaked_rows) / split.examples
-            count = _count(len(split.leaked_rows), "image")
+            count = counted(len(split.leaked_rows), "image")
             yield Headline(f"{count} of {split.name} ({share:.1%}) also in train", "duplicates")
         if split.near_leaked_rows:
-            count = _count(len(split.near_leaked_rows), "image")
+            count = counted(len(split.near_leaked_rows), "image")
             yield Headline(
                 f"{count} of {split.name} nearly equal to one of train", "near-duplicates"
             )
@@ -202,22 +126,22 @@ def _headlines_of_faults(contents: Contents) -> Iterator[Headline]:
 def _found(text: str, count: int, kept: int | None) -> str:
     """Returns how many images have a fault, and, where rows were dropped, how many still do."""
     if kept is None:
-        return f"{_count(count, 'image')} {text}"
+        return f"{counted(count, 'image')} {text}"
     return f"images {text}: {count:,} in the source, {kept:,} still in the data"
 
 
 def _headlines_of_dropping(dropped: Sequence[DroppedRow]) -> Iterator[Headline]:
     if dropped:
-        yield Headline(f"{_count(len(dropped), 'row')} dropped from train", "dropped")
+        yield Headline(f"{counted(len(dropped), 'row')} dropped from train", "dropped")
 
 
 def _headlines_of_rows(contents: Contents) -> Iterator[Headline]:
     for split in contents.splits:
         if split.unlabelled:
-            count = _count(split.unlabelled, "image")
+            count = counted(split.unlabelled, "image")
             yield Headline(f"{count} of {split.name} without a label", "expressions")
     if contents.skipped:
-        yield Headline(f"{_count(len(contents.skipped), 'row')} of no use", "skipped")
+        yield Headline(f"{counted(len(contents.skipped), 'row')} of no use", "skipped")
 
 
 # The head of the page.
@@ -251,7 +175,7 @@ def _facts(contents: Contents) -> dict[str, str]:
 
 
 def _source(source: SourceFile) -> Markup:
-    files = "" if source.files == 1 else f"{_count(source.files, 'file')}, "
+    files = "" if source.files == 1 else f"{counted(source.files, 'file')}, "
     return join(
         f"{source.name}, {files}{_size(source.bytes)}, SHA-256 ", element("code", source.sha256)
     )
@@ -277,35 +201,24 @@ def _unless_train(split: str, count: int) -> str:
     return "" if split == "train" else f"{count:,}"
 
 
-def _links(sections: Sequence[_Section]) -> Markup:
-    links = (element("a", section.title, href=f"#{section.anchor}") for section in sections)
-    return element(
-        "nav", element("ul", *(element("li", link) for link in links)), aria_label="Contents"
-    )
-
-
 # The sections.
 
 
-def _sections(inspection: Inspection) -> list[_Section]:
+def _sections(inspection: Inspection) -> list[Section]:
     return [
-        _Section("expressions", "Expressions", _expressions(inspection.contents.splits)),
-        _Section("ferplus", "FER+ votes", _ferplus(inspection)),
-        _Section("samples", "Samples", _samples(inspection)),
-        _Section("means", "Mean faces", _mean_faces(inspection)),
-        _Section("pixels", "Pixels", _pixels(inspection)),
-        _Section("duplicates", "Duplicates", _duplicates(inspection)),
-        _Section("near-duplicates", "Near-duplicates", _near_duplicates(inspection)),
-        _Section("conflicts", "Conflicting labels", _conflicts(inspection)),
-        _Section("flat", "Flat images", _flat(inspection)),
-        _Section("no-face", "No faces", _no_faces(inspection)),
-        _Section("dropped", "Dropped rows", _dropped(inspection)),
-        _Section("skipped", "Skipped rows", _skipped(inspection.contents.skipped)),
+        Section("expressions", "Expressions", _expressions(inspection.contents.splits)),
+        Section("ferplus", "FER+ votes", _ferplus(inspection)),
+        Section("samples", "Samples", _samples(inspection)),
+        Section("means", "Mean faces", _mean_faces(inspection)),
+        Section("pixels", "Pixels", _pixels(inspection)),
+        Section("duplicates", "Duplicates", _duplicates(inspection)),
+        Section("near-duplicates", "Near-duplicates", _near_duplicates(inspection)),
+        Section("conflicts", "Conflicting labels", _conflicts(inspection)),
+        Section("flat", "Flat images", _flat(inspection)),
+        Section("no-face", "No faces", _no_faces(inspection)),
+        Section("dropped", "Dropped rows", _dropped(inspection)),
+        Section("skipped", "Skipped rows", _skipped(inspection.contents.skipped)),
     ]
-
-
-def _section(section: _Section) -> Markup:
-    return element("section", element("h2", section.title), *section.body, id=section.anchor)
 
 
 def _expressions(splits: Sequence[Split]) -> Iterator[Markup]:
@@ -374,7 +287,7 @@ def _agreement(inspection: Inspection, agreement: Agreement) -> Iterator[Markup]
     yield table(
         ["", *EIGHT_EXPRESSIONS],
         [
-            [name, *(_shaded_cell(int(count), int(row.sum())) for count in row)]
+            [name, *(shaded_cell(f"{count:,}", count / max(row.sum(), 1)) for count in row)]
             for name, row in zip(names, agreement.counts, strict=True)
         ],
         caption="Images of all splits by label (rows) and majority (columns)",
@@ -383,7 +296,7 @@ def _agreement(inspection: Inspection, agreement: Agreement) -> Iterator[Markup]
     if total > agreeing:
         shown = _shown(len(agreement.sample), total - agreeing, "image")
         yield element("p", f"They differ on {shown}")
-        yield _faces(
+        yield faces(
             _face(inspection, example, f"{names[example.label]} → {_majority(example)}")
             for example in agreement.sample
         )
@@ -395,10 +308,6 @@ def _doubt(agreement: Agreement) -> str:
     return " That is so little that the votes may belong to other rows."
 
 
-def _shaded_cell(count: int, total: int) -> Markup:
-    return element("td", f"{count:,}", style=f"--share:{count / max(total, 1):.3f}")
-
-
 def _majority(example: Example) -> str:
     return EIGHT_EXPRESSIONS[example.majority]
 
@@ -407,7 +316,7 @@ def _samples(inspection: Inspection) -> Iterator[Markup]:
     yield element("p", f"Random images of {inspection.sampled_split}, each above its row.")
     for label, examples in inspection.samples.items():
         yield element("h3", _label(inspection, label))
-        yield _faces(_face(inspection, example) for example in examples)
+        yield faces(_face(inspection, example) for example in examples)
 
 
 def _mean_faces(inspection: Inspection) -> Iterator[Markup]:
@@ -415,8 +324,7 @@ def _mean_faces(inspection: Inspection) -> Iterator[Markup]:
     figures = []
     for label, mean in inspection.mean_faces.items():
         name = _label(inspection, label)
-        picture = image(mean, alt=f"mean face: {name}", max_side=_MAX_SIDE)
-        figures.append(_figure(picture, name))
+        figures.append(face(mean, name, alt=f"mean face: {name}"))
     yield element("div", *figures, class_="faces means")
 
 
@@ -544,7 +452,7 @@ def _groups(
     title: Callable[[Inspection, Sequence[Example]], str] = lambda inspection, examples: "",
 ) -> Iterator[Markup]:
     """Yields how many groups there are, and each of those shown, its images side by side."""
-    rows = f" ({_count(fault.rows, 'image')}{_left(fault)})"
+    rows = f" ({counted(fault.rows, 'image')}{_left(fault)})"
     yield element("p", _shown(len(fault.shown), fault.groups, noun, rows))
     groups = (element("li", *_group(inspection, group, title)) for group in fault.shown)
     if fault.shown:
@@ -562,7 +470,7 @@ def _group(
         yield element("p", text)
     yield from _images_of(inspection, shown)
     if len(rows) > len(shown):
-        yield element("p", f"and {_count(len(rows) - len(shown), 'row')} more", class_="note")
+        yield element("p", f"and {counted(len(rows) - len(shown), 'row')} more", class_="note")
 
 
 def _images_of(inspection: Inspection, rows: Sequence[int]) -> Iterator[Markup]:
@@ -570,7 +478,7 @@ def _images_of(inspection: Inspection, rows: Sequence[int]) -> Iterator[Markup]:
     examples = [inspection.examples[row] for row in rows if row in inspection.examples]
     dropped = [str(row) for row in rows if row not in inspection.examples]
     if examples:
-        yield _faces(_placed_face(inspection, example) for example in examples)
+        yield faces(_placed_face(inspection, example) for example in examples)
     if dropped:
         noun = "row" if len(dropped) == 1 else "rows"
         yield element("p", f"dropped: {noun} {', '.join(dropped)}", class_="note")
@@ -600,10 +508,6 @@ def _left(fault: Fault) -> str:
     return f", {fault.kept:,} still in the data" if fault.kept < fault.rows else ""
 
 
-def _faces(figures: Iterable[Markup]) -> Markup:
-    return element("div", *figures, class_="faces")
-
-
 def _placed_face(inspection: Inspection, example: Example) -> Markup:
     return _face(inspection, example, example.split, _label(inspection, example.label))
 
@@ -611,12 +515,7 @@ def _placed_face(inspection: Inspection, example: Example) -> Markup:
 def _face(inspection: Inspection, example: Example, *caption: str) -> Markup:
     row, label = f"row {example.row}", _label(inspection, example.label)
     description = f"{row}, {example.split}, {label}"
-    return _figure(image(example.image, alt=description, max_side=_MAX_SIDE), row, *caption)
-
-
-def _figure(picture: Markup, *caption: str) -> Markup:
-    lines = (element("div", line) for line in caption)
-    return element("figure", picture, element("figcaption", *lines), class_="face")
+    return face(example.image, row, *caption, alt=description)
 
 
 def _label(inspection: Inspection, label: int) -> str:
@@ -707,12 +606,11 @@ def _histogram_chart(pixels: Mapping[str, PixelStatistics]) -> Markup:
 _AXIS: Final = (0, 64, 128, 192, 255)
 
 
-def _chart(caption: str, splits: Iterable[str], *content: Markup) -> Markup:
-    legend = (element("span", split, class_=split) for split in splits)
+def _chart(caption: str, splits: Collection[str], *content: Markup) -> Markup:
     return element(
         "figure",
         element("figcaption", caption),
-        element("div", *legend, class_="legend"),
+        legend(splits, splits),
         *content,
         class_="chart",
     )
@@ -723,12 +621,8 @@ def _shown(shown: int, total: int, noun: str, more: str = "") -> str:
     if not total:
         return "None."
     if shown == total:
-        return f"{_count(total, noun)}{more}."
-    return f"{_count(total, noun)}{more}; {shown} of them are shown."
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+        return f"{counted(total, noun)}{more}."
+    return f"{counted(total, noun)}{more}; {shown} of them are shown."
 
 
 def _size(num_bytes: int) -> str:

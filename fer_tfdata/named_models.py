@@ -22,3 +22,14 @@ def load(name: str) -> Classifier:
         return KerasClassifier(model)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
+
+
+def trained_on(name: str) -> list[str] | None:
+    """Returns the splits that the model `name` was trained on; None where nothing says so.
+
+    Raises:
+      InputError: there is no such model.
+    """
+    if name == PRETRAINED:
+        return pretrained.trained_on()
+    return run_directory.trained_on(Path(name))

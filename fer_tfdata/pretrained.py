@@ -96,14 +96,11 @@ def load(directory: Path = _SHIPPED) -> "keras.Model":
     Raises:
       InputError: there is none, or its weights are not those that `model.json` names.
     """
+    description = _read_description(directory)
     try:
-        description = json.loads((directory / _DESCRIPTION).read_text(encoding="utf-8"))
         content = (directory / _WEIGHTS).read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{directory}: expected a packed model, {_DESCRIPTION} and {_WEIGHTS}, received: "
-            f"{error}; install the package again, or name another --model"
-        ) from error
+    except OSError as error:
+        raise _absent(directory, error) from error
     if hashlib.sha256(content).hexdigest() != description["sha256"]:
         raise InputError(
             f"{directory / _WEIGHTS}: expected the SHA-256 {description['sha256']}, which "
@@ -111,6 +108,33 @@ def load(directory: Path = _SHIPPED) -> "keras.Model":
             "--model"
         )
     return _built(description, content)
+
+
+def trained_on(directory: Path = _SHIPPED) -> list[str]:
+    """Returns the splits that a packed model was trained on.
+
+    Raises:
+      InputError: there is no packed model.
+    """
+    splits: list[str] = _read_description(directory)["trained_on"]
+    return splits
+
+
+def _read_description(directory: Path) -> dict[str, Any]:
+    try:
+        description: dict[str, Any] = json.loads(
+            (directory / _DESCRIPTION).read_text(encoding="utf-8")
+        )
+    except (OSError, ValueError) as error:
+        raise _absent(directory, error) from error
+    return description
+
+
+def _absent(directory: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{directory}: expected a packed model, {_DESCRIPTION} and {_WEIGHTS}, received: "
+        f"{error}; install the package again, or name another --model"
+    )
 
 
 def _packed(weights: Sequence[npt.NDArray[np.float32]]) -> bytes:

@@ -1,6 +1,7 @@
 """Where the files of a training run stand, and how a model is found from what a user names."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -82,6 +83,24 @@ def find_model(path: Path) -> Path:
         else "nothing there"
     )
     raise InputError(f"{path}: expected a run directory or a .keras file, received {received}")
+
+
+def trained_on(path: Path) -> list[str] | None:
+    """Returns the splits that a run's weights were trained on; None where no run says so.
+
+    Args:
+      path: a run directory, or a `.keras` file, in one or not.
+
+    Raises:
+      InputError: there is no model.
+    """
+    metrics = RunDirectory(find_model(path).parent).metrics
+    try:
+        content = json.loads(metrics.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    splits: list[str] | None = content.get("trained_on")
+    return splits
 
 
 def load_model(path: Path) -> "keras.Model":

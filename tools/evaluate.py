@@ -1,25 +1,41 @@
-"""Measures a model on a split: accuracy with its interval, F1, calibration, confusion matrix.
+"""Measures models on a split: figures with their intervals, calibration, mistakes, comparisons.
 
-python -m tools.evaluate --model=runs/first --data_dir=data --split=test --output_dir=report
+python -m tools.evaluate --model=runs/first --data_dir=data --output_dir=report
+python -m tools.evaluate --model=runs/first --model=runs/second --ensemble --data_dir=data
+
+Prints the metrics as JSON: those of the model, or, of several, an object of `models`, by name, and
+`comparisons`.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from fer_tfdata import atomic, command_line
+from fer_tfdata import atomic, command_line, model_titles, named_models
 from fer_tfdata.expressions import SPLITS
+
+if TYPE_CHECKING:
+    from fer_tfdata.evaluation_report import Report
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Adds this program's flags."""
-    flags.DEFINE_string(
+    flags.DEFINE_multi_string(
         "model",
         None,
-        "A run directory, a .keras file, or pretrained: the model that ships with the package.",
+        "A run directory, a .keras file, or pretrained: the model that ships with the package. "
+        "Give it several times to compare models.",
         required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "ensemble",
+        False,
+        "Measures the average of all models too.",
         flag_values=flag_values,
     )
     command_line.define_data_dir(flag_values)
@@ -41,14 +57,17 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_enum(
         "tta",
         "none",
-        ["none", "flip"],
-        "Test-time averaging: flip averages over each image and its mirror image.",
+        ["none", "flip", "crops"],
+        "Test-time averaging: flip averages over each image and its mirror image, crops over five "
+        "crops and their mirror images, which takes ten times as long.",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
         "output_dir",
         None,
-        "Where metrics.json and confusion_matrix.png go; without it, only stdout is written.",
+        "Where report.html, metrics.json and confusion_matrix.png go; of several models, each has "
+        "a folder for the latter two, and there is comparison.json. Without it, only stdout is "
+        "written.",
         flag_values=flag_values,
     )
     flags.DEFINE_bool(
@@ -63,23 +82,48 @@ def main(argv: Sequence[str]) -> None:
     """Measures, writes the files asked for, and prints the metrics as JSON."""
     del argv
     values = flags.FLAGS
+    # What can be wrong with the names is said before TensorFlow is there.
+    model_titles.of(values.model)
+    trained_on = {name: named_models.trained_on(name) for name in values.model}
     command_line.import_tensorflow_quietly()
-    from fer_tfdata import evaluation, figures, named_models, records
+    from tqdm import tqdm
+
+    from fer_tfdata import evaluation_report, records
 
     split = records.open_split(Path(values.data_dir), values.split, verify=values.verify)
-    metrics = evaluation.evaluate(
-        named_models.load(values.model),
-        split,
-        model_name=values.model,
-        labels=values.labels,
-        tta=values.tta,
-    )
-    text = json.dumps(metrics, indent=2) + "\n"
+    classifiers = {name: named_models.load(name) for name in values.model}
+    with tqdm(unit=" images", desc="classifying", disable=not sys.stderr.isatty()) as bar:
+        report = evaluation_report.make_report(
+            classifiers,
+            split,
+            labels=values.labels,
+            tta=values.tta,
+            with_ensemble=values.ensemble,
+            trained_on=trained_on,
+            verify=values.verify,
+            on_batch=bar.update,
+        )
     if values.output_dir is not None:
-        output_dir = Path(values.output_dir)
-        figures.confusion_matrix(metrics, output_dir / "confusion_matrix.png")
-        atomic.write_text(output_dir / "metrics.json", text)
-    print(text, end="")
+        _write(report, Path(values.output_dir))
+    print(_json(evaluation_report.metrics_of(report)), end="")
+
+
+def _write(report: "Report", output_dir: Path) -> None:
+    from fer_tfdata import evaluation_page, evaluation_report, figures
+
+    several = len(report.models) > 1
+    for model in report.models:
+        folder = output_dir / model.title if several else output_dir
+        figures.confusion_matrix(model.metrics, folder / "confusion_matrix.png")
+        atomic.write_text(folder / "metrics.json", _json(model.metrics))
+    if several:
+        comparisons = evaluation_report.metrics_of(report)["comparisons"]
+        atomic.write_text(output_dir / "comparison.json", _json(comparisons))
+    atomic.write_text(output_dir / "report.html", evaluation_page.render(report))
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2) + "\n"
 
 
 def run() -> None:
