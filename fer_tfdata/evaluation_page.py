@@ -29,19 +29,20 @@ _STYLE: Final = """
 .series-4 { --colour: var(--colour-4); }
 .series-5 { --colour: var(--colour-5); }
 .accuracy { --colour: var(--colour-0); }
-.gap { --colour: var(--wrong); }
+.over, .chosen { --colour: var(--wrong); }
+.under, .true { --colour: var(--right); }
 .share { display: block; font-weight: 400; white-space: nowrap; }
 .warning { border-left: 4px solid var(--wrong); padding: .3rem .8rem; background: var(--raised); }
 .headlines td { font-weight: 600; vertical-align: top; }
 .headlines thead th, .headlines tbody th { vertical-align: top; }
 .matrix td { min-width: 3.2rem; }
-.names thead th { overflow-wrap: anywhere; min-width: 5rem; }
+.names th { max-width: 9rem; }
 .plot { display: block; width: 100%; height: auto; max-width: 30rem; overflow: visible; }
 .plot text { font-size: 10px; fill: var(--faint); }
 .plot .grid { stroke: var(--line); stroke-width: 1; }
 .plot .diagonal { stroke: var(--faint); stroke-width: 1; stroke-dasharray: 4 3; }
 .plot rect { fill: var(--colour); }
-.plot .gap { fill-opacity: .45; }
+.plot .over, .plot .under { fill-opacity: .5; }
 .plot .amount { fill: var(--faint); fill-opacity: .6; }
 .plot polyline { fill: none; stroke: var(--colour); stroke-width: 2; stroke-linejoin: round; }
 .mistake { width: 11.5rem; border: 1px solid var(--line); border-radius: 6px; padding: .5rem; }
@@ -50,13 +51,14 @@ _STYLE: Final = """
 .answers { display: grid; grid-template-columns: 4.2rem 1fr 2.2rem; gap: .15rem .4rem;
   align-items: center; font-size: .75rem; font-variant-numeric: tabular-nums; }
 .answers i { display: block; height: 7px; border-radius: 0 2px 2px 0; background: var(--line); }
-.answers .chosen { background: var(--wrong); }
-.answers .true { background: var(--right); }
+.answers .chosen, .answers .true { background: var(--colour); }
 .answers span:nth-child(3n) { text-align: right; }
 @media (max-width: 40rem) {
   .matrix td { min-width: 0; padding: .3rem .2rem; }
   .matrix thead th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; }
   .mistake { width: calc(50% - .25rem); }
+  .mistake .face { gap: .4rem; }
+  .mistake .face img { width: 54px; height: 54px; }
   .answers { grid-template-columns: 3.8rem 1fr 1.9rem; }
 }
 @media print { .mistake { break-inside: avoid; } }
@@ -123,7 +125,7 @@ def _overview(report: Report) -> Iterator[Markup]:
     first = report.models[0].metrics["bootstrap"]
     yield element(
         "p",
-        f"Below each figure, where 95 % of its values lie in {first['resamples']:,} resamples of "
+        f"Below each figure, where 95% of its values lie in {first['resamples']:,} resamples of "
         f"the images (percentile bootstrap, seed {first['seed']}). They tell how far the figure "
         "would move with other images of the same kind, not with other labels or other trainings."
         f" {_SPLITS.get(report.split.name, '')}",
@@ -223,19 +225,18 @@ def _comparison(report: Report) -> Iterator[Markup]:
         "is right would fall so unevenly between two equally good models. It knows nothing of "
         "the chance in a training: another seed may differ by as much.",
     )
-    corrected = len(comparisons) > 1
-    head = ["", "accuracy, points", "first alone right", "second alone right", "p"]
     yield table(
-        [*head, "p, Holm"] if corrected else head,
-        [_compared(pair, titles, corrected=corrected) for pair in comparisons],
-        caption="Pairs: the first model less the second",
+        ["", "accuracy, points", "p", "alone right"],
+        [_compared(pair, titles, corrected=len(comparisons) > 1) for pair in comparisons],
+        caption="Pairs: the first model minus the second; on how many images each alone is right",
         class_="headlines",
     )
-    if corrected:
+    if len(comparisons) > 1:
         yield element(
             "p",
             f"Of {counted(len(comparisons), 'pair')}, some would differ by chance: Holm's "
-            "correction raises the p-values so that all of them together err as rarely as one.",
+            "correction, below each p-value, raises them so that all together err as rarely as "
+            "one.",
             class_="note",
         )
 
@@ -243,14 +244,16 @@ def _comparison(report: Report) -> Iterator[Markup]:
 def _compared(pair: Comparison, titles: Mapping[str, str], *, corrected: bool) -> list[str]:
     low, high = (100 * bound for bound in pair.accuracy_difference_ci95)
     bounds = element("span", f"{low:+.1f} to {high:+.1f}", class_="share")
-    row = [
-        join(element("div", titles[pair.first]), element("div", f"less {titles[pair.second]}")),
+    holm = element("span", f"Holm {_p_value(pair.p_value_holm)}", class_="share")
+    return [
+        join(element("div", titles[pair.first]), element("div", f"minus {titles[pair.second]}")),
         join(f"{100 * pair.accuracy_difference:+.1f}", bounds),
-        f"{pair.only_first_right:,}",
-        f"{pair.only_second_right:,}",
-        _p_value(pair.p_value),
+        join(_p_value(pair.p_value), holm) if corrected else _p_value(pair.p_value),
+        join(
+            f"{pair.only_first_right:,}",
+            element("span", f"to {pair.only_second_right:,}", class_="share"),
+        ),
     ]
-    return [*row, _p_value(pair.p_value_holm)] if corrected else row
 
 
 def _p_value(value: float) -> str:
@@ -319,7 +322,7 @@ def _matrix(model: ModelReport) -> Markup:
 def _calibration(report: Report) -> Iterator[Markup]:
     yield element(
         "p",
-        "Of the answers with a confidence of 60 %, 60 % should be right: then the bars end on "
+        "Of the answers with a confidence of 60%, 60% should be right: then the bars end on "
         "the diagonal. The expected calibration error (ECE) is the mean gap between both, "
         f"weighted by the images, in {calibration.BINS} bins. Temperature scaling divides the "
         "logits by one number, which leaves every answer as it is; above 1, the model was too "
@@ -461,39 +464,44 @@ def _mistake(mistake: Mistake, expressions: Sequence[str]) -> Markup:
 
 # Charts.  Drawn in units of their own, which are pixels about.
 
-_LEFT: Final = 36
+_LEFT: Final = 46
 _TOP: Final = 8
 _WIDTH: Final = 256
 _HEIGHT: Final = 190
+_SHARES: Final = (0, 0.25, 0.5, 0.75, 1)
 _AMOUNTS: Final = 30  # the height of the small chart below
 
 
 def _reliability(reliability: Reliability, caption: str, figures: Mapping[str, Any]) -> Markup:
     """Returns a reliability diagram: accuracy by confidence, and how many images stand where."""
-    shapes = [*_grid("confidence", "accuracy", 1.0, below=_AMOUNTS + 6)]
+    shapes = [*_grid("confidence", "accuracy", _SHARES, below=_AMOUNTS + 6)]
     most = max(int(reliability.examples.max()), 1)
     width = _WIDTH / calibration.BINS
+    base, bottom = _TOP + _HEIGHT, _TOP + _HEIGHT + 6 + _AMOUNTS
     for i, examples in enumerate(reliability.examples.tolist()):
-        if not examples:
-            continue
-        confidence, accuracy = float(reliability.confidence[i]), float(reliability.accuracy[i])
-        low, high = sorted((confidence, accuracy))
-        text = f"{counted(examples, 'image')}: confidence {confidence:.1%}, accuracy {accuracy:.1%}"
-        left = _LEFT + i * width
-        amount = _AMOUNTS * examples / most
-        bottom = _TOP + _HEIGHT + 6 + _AMOUNTS
-        shapes += [
-            _bar(
-                left, _TOP + _HEIGHT * (1 - accuracy), width, _HEIGHT * accuracy, "accuracy", text
-            ),
-            _bar(left, _TOP + _HEIGHT * (1 - high), width, _HEIGHT * (high - low), "gap", text),
-            _bar(left, bottom - amount, width, amount, "amount", text),
-        ]
+        if examples:
+            confidence, accuracy = float(reliability.confidence[i]), float(reliability.accuracy[i])
+            low, high = (_HEIGHT * end for end in sorted((confidence, accuracy)))
+            gap = "over" if confidence > accuracy else "under"
+            amount = _AMOUNTS * examples / most
+            text = (
+                f"{counted(examples, 'image')}: confidence {confidence:.1%}, "
+                f"accuracy {accuracy:.1%}"
+            )
+            left = _LEFT + i * width
+            shapes += [
+                _bar(left, base - low, width, low, "accuracy", text),
+                _bar(left, base - high, width, high - low, gap, text),
+                _bar(left, bottom - amount, width, amount, "amount", text),
+            ]
     shapes.append(_line(0, 0, 1, 1, "diagonal"))
     ece = f"ECE {figures['ece']:.3f}, NLL {figures['nll']:.3f}"
     return _plot(
         f"{caption}: {ece}",
-        legend(["accuracy", "gap to the confidence", "images"], ["accuracy", "gap", "series-5"]),
+        legend(
+            ["accuracy", "too sure", "not sure enough", "images"],
+            ["accuracy", "over", "under", "series-5"],
+        ),
         shapes,
         height=_TOP + _HEIGHT + _AMOUNTS + 40,
     )
@@ -503,7 +511,9 @@ def _risk_chart(curves: Mapping[str, RiskCoverage]) -> Markup:
     """Returns the risk-coverage curves, a line for each model."""
     # The first images alone, of which one may be wrong, would make the rest flat.
     highest = max(float(curve.risk[len(curve.risk) // 20 :].max()) for curve in curves.values())
-    top = min(1.0, max(0.1, np.ceil(highest * 10) / 10))
+    step = 0.1 if highest <= 0.5 else 0.2
+    ticks = [step * number for number in range(max(1, int(np.ceil(highest / step))) + 1)]
+    top = ticks[-1]
     classes = [f"series-{number % _SERIES}" for number in range(len(curves))]
     lines = []
     for curve, class_ in zip(curves.values(), classes, strict=True):
@@ -519,7 +529,7 @@ def _risk_chart(curves: Mapping[str, RiskCoverage]) -> Markup:
     return _plot(
         "Risk by coverage",
         legend(curves, classes),
-        [*_grid("coverage", "risk", float(top)), *lines],
+        [*_grid("coverage", "risk", ticks), *lines],
         height=_TOP + _HEIGHT + 34,
     )
 
@@ -536,16 +546,18 @@ def _plot(caption: str, names: Markup, shapes: Sequence[Markup], *, height: floa
     return element("figure", element("figcaption", caption), names, drawing, class_="chart")
 
 
-def _grid(across: str, up: str, top: float, *, below: float = 0) -> Iterator[Markup]:
-    """Yields the lines and words of the axes: from 0 to 1 across, from 0 to `top` upwards."""
+def _grid(across: str, up: str, ticks: Sequence[float], *, below: float = 0) -> Iterator[Markup]:
+    """Yields the lines and words of the axes: from 0 to 1 across, the ticks, from 0 on, upwards."""
     bottom = _TOP + _HEIGHT
-    for share in (0, 0.25, 0.5, 0.75, 1):
+    for tick in ticks:
+        share = tick / ticks[-1]
         yield _line(0, share, 1, share, "grid")
-        yield _text(f"{share * top:.0%}", _LEFT - 5, bottom - _HEIGHT * share + 3, "end")
+        yield _text(f"{tick:.0%}", _LEFT - 5, bottom - _HEIGHT * share + 3, "end")
+    for share in _SHARES:
         yield _text(f"{share:.0%}", _LEFT + _WIDTH * share, bottom + below + 13, "middle")
     yield _text(across, _LEFT + _WIDTH / 2, bottom + below + 27, "middle")
-    x, y = 8, _TOP + _HEIGHT / 2
-    yield element("text", up, text_anchor="middle", transform=f"translate({x} {y}) rotate(-90)")
+    turned = f"translate(9 {_TOP + _HEIGHT / 2}) rotate(-90)"
+    yield element("text", up, text_anchor="middle", transform=turned)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:

@@ -27,6 +27,18 @@ def demo_data_dir(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
+def voted_data_dir(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with made-up FER+ votes; for reading only."""
+    from fer_tfdata import conversion
+    from tests.ferplus_test import votes_on_every_row
+
+    directory = tmp_path_factory.mktemp("voted")
+    votes = votes_on_every_row(demo_csv, directory / "votes.csv")
+    conversion.convert(KaggleCsv((demo_csv,)), directory / "data", votes=votes)
+    return directory / "data"
+
+
+@pytest.fixture(scope="session")
 def image_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn faces as SPLIT/EXPRESSION/*.png: 10 of each in train, 3 each in the other splits."""
     root = tmp_path_factory.mktemp("images")

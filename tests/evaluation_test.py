@@ -5,17 +5,17 @@ from typing import get_args
 import keras
 import numpy as np
 import pytest
+import scipy.stats
+import sklearn.metrics
 import tensorflow as tf
 from absl import flags
 
-from fer_tfdata import conversion, evaluation, ferplus, records
+from fer_tfdata import conversion, evaluation, ferplus, records, views
 from fer_tfdata.classifier import KerasClassifier
 from fer_tfdata.errors import InputError
 from fer_tfdata.evaluation import Predictions
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
-from fer_tfdata.sources import KaggleCsv
 from tests.batch_source import BatchSource, random_batch
-from tests.ferplus_test import votes_on_every_row
 from tools import evaluate
 
 
@@ -23,6 +23,13 @@ def predictions(chosen, labels, *, confidence=0.7) -> Predictions:
     probabilities = np.full((len(chosen), 7), (1 - confidence) / 6)
     probabilities[np.arange(len(chosen)), chosen] = confidence
     return Predictions(probabilities, np.array(labels, np.int64), np.arange(len(labels)))
+
+
+def random_predictions(count: int) -> Predictions:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.full(7, 0.3), count)
+    labels = np.where(rng.random(count) < 0.6, probabilities.argmax(1), rng.integers(0, 7, count))
+    return Predictions(probabilities, labels, np.arange(count))
 
 
 def test_the_figures_of_a_small_example_by_hand() -> None:
@@ -59,19 +66,53 @@ def test_leaked_images_are_left_out_of_the_leak_free_figures() -> None:
     assert all_leaked["accuracy_leak_free"] is None
 
 
-@pytest.mark.parametrize(
-    ("confidences", "correct", "expected"),
-    [
-        ([1.0, 1.0], [True, True], 0.0),
-        ([1.0, 1.0], [False, False], 1.0),
-        ([0.5, 0.5], [True, False], 0.0),
-        ([0.9, 0.3], [False, False], 0.6),
-        ([0.61, 0.65], [True, False], 0.13),  # one bin
-    ],
-)
-def test_expected_calibration_error(confidences, correct, expected) -> None:
-    error = evaluation.expected_calibration_error(np.array(confidences), np.array(correct))
-    assert error == pytest.approx(expected)
+@pytest.mark.parametrize("leaked", [frozenset(), frozenset(range(0, 300, 3))])
+def test_the_resampled_figures_are_those_of_the_metrics(leaked) -> None:
+    some = random_predictions(300)
+    kept = some.without(leaked)
+    sums = evaluation._summands(some, kept).sum(axis=0, keepdims=True)
+    metrics = evaluation.compute_metrics(some, leaked_rows=leaked)
+    for name, figures in evaluation._figures(sums, num_classes=7).items():
+        assert figures == pytest.approx(metrics[name]), name
+
+
+def test_the_intervals_are_those_of_scipy_s_bootstrap() -> None:
+    some = random_predictions(400)
+    intervals = evaluation.bootstrap_intervals(some)
+
+    def macro_f1(places):
+        return sklearn.metrics.f1_score(some.labels[places], some.chosen[places], average="macro")
+
+    for name, figure in (
+        ("accuracy", lambda places: some.correct[places].mean()),
+        ("nll", lambda places: some.losses[places].mean()),
+        ("macro_f1", macro_f1),
+    ):
+        expected = scipy.stats.bootstrap(
+            (np.arange(400),),
+            figure,
+            n_resamples=200,
+            vectorized=False,
+            method="percentile",
+            rng=1,
+        ).confidence_interval
+        width = expected.high - expected.low
+        np.testing.assert_allclose(intervals[name], expected, atol=0.12 * width)
+
+
+def test_no_leak_free_image_has_no_leak_free_interval() -> None:
+    some = random_predictions(10)
+    intervals = evaluation.bootstrap_intervals(some, leaked_rows=frozenset(range(10)))
+    assert intervals.pop("accuracy_leak_free") is None
+    assert all(np.isfinite(bounds).all() for bounds in intervals.values())
+
+
+def test_the_worst_mistakes_are_the_surest() -> None:
+    some = random_predictions(100)
+    places = evaluation.worst_mistakes(some)
+    assert len(places) == (~some.correct).sum()
+    assert not some.correct[places].any()
+    assert (np.diff(some.confidences[places]) <= 0).all()
 
 
 def asymmetric_model(outputs: int = 7) -> keras.Model:
@@ -143,12 +184,8 @@ def test_a_model_of_another_size_is_refused(demo_data_dir) -> None:
 
 
 @pytest.fixture(scope="module")
-def voted_split(demo_csv, tmp_path_factory) -> records.Split:
-    """The drawn faces' validation with made-up FER+ votes."""
-    directory = tmp_path_factory.mktemp("voted")
-    votes = votes_on_every_row(demo_csv, directory / "votes.csv")
-    conversion.convert(KaggleCsv((demo_csv,)), directory / "data", votes=votes)
-    return records.open_split(directory / "data", "validation")
+def voted_split(voted_data_dir) -> records.Split:
+    return records.open_split(voted_data_dir, "validation")
 
 
 def test_a_model_of_eight_expressions_is_measured_against_ferplus(voted_split) -> None:
@@ -241,4 +278,4 @@ def test_the_program_offers_what_the_evaluation_takes() -> None:
     values = flags.FlagValues()
     evaluate.define_flags(values)
     assert values["labels"].parser.enum_values == list(get_args(evaluation.EvaluationLabels))
-    assert values["tta"].parser.enum_values == list(get_args(evaluation.TestTimeAveraging))
+    assert values["tta"].parser.enum_values == list(views.TEST_TIME_AVERAGING)

@@ -166,15 +166,6 @@ def test_labels_are_told_in_words() -> None:
     ]
 
 
-def test_the_worst_mistakes_are_the_surest() -> None:
-    predictions = made_up(200)
-    places = monitoring.worst_mistakes(predictions)
-    answers = predictions.probabilities.argmax(axis=1)
-    assert set(places) == set(np.flatnonzero(answers != predictions.labels))
-    sureness = predictions.probabilities.max(axis=1)[places]
-    assert (np.diff(sureness) <= 0).all()
-
-
 def test_without_mistakes_there_is_no_picture_of_them(tmp_path) -> None:
     labels = np.arange(7)
     predictions = Predictions(np.eye(7), labels, labels)

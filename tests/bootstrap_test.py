@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from fer_tfdata import bootstrap
+
+
+def test_each_resample_holds_as_many_rows_as_there_are() -> None:
+    values = np.column_stack([np.ones(50), np.arange(50) == 7])
+    sums = bootstrap.resampled_sums(values, resamples=4_000)
+    assert sums.shape == (4_000, 2)
+    assert (sums[:, 0] == 50).all()
+    # How often one row is drawn: binomial, of 50 draws.
+    assert sums[:, 1].mean() == pytest.approx(1, abs=0.06)
+    assert sums[:, 1].var() == pytest.approx(49 / 50, abs=0.12)
+
+
+def test_the_draws_are_a_function_of_the_seed_alone(monkeypatch) -> None:
+    values = np.random.default_rng(0).normal(size=(30, 3))
+    sums = bootstrap.resampled_sums(values, resamples=100)
+    monkeypatch.setattr(bootstrap, "_MOST_COUNTS", 30 * 7)  # in blocks of seven
+    np.testing.assert_allclose(bootstrap.resampled_sums(values, resamples=100), sums)
+    assert not np.allclose(bootstrap.resampled_sums(values, resamples=100, seed=1), sums)
+
+
+def test_an_interval_holds_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for seed in range(400):
+        right = rng.random((150, 1)) < 0.7
+        sums = bootstrap.resampled_sums(right.astype(np.float64), resamples=400, seed=seed)
+        low, high = bootstrap.interval(sums[:, 0] / 150)
+        held += low <= 0.7 <= high
+    assert 0.91 <= held / 400 <= 0.98
+
+
+def test_figures_that_are_no_number_are_left_out() -> None:
+    figures = np.array([*range(101), np.nan], np.float64)
+    assert bootstrap.interval(figures) == pytest.approx([2.5, 97.5])
