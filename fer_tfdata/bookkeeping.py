@@ -13,11 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 import fer_tfdata
-from fer_tfdata import atomic
+from fer_tfdata import atomic, distribution
 from fer_tfdata.augmentation_config import AugmentationConfig
 from fer_tfdata.errors import InputError
 from fer_tfdata.run_directory import RunDirectory
@@ -89,6 +90,17 @@ def hyperparameters(config: TrainConfig) -> dict[str, bool | int | float | str]:
     }
 
 
+def common_facts(config: TrainConfig, policy: str, manifest_sha256: str) -> dict[str, Any]:
+    """Returns what all processes of one training must have in common, by name."""
+    return {
+        **hyperparameters(config),
+        "dtype_policy": policy,
+        "manifest_sha256": manifest_sha256,
+        "fer_tfdata": fer_tfdata.__version__,
+        **_versions(),
+    }
+
+
 @contextlib.contextmanager
 def locked(run: RunDirectory) -> Iterator[None]:
     """Keeps other processes out of the run, however this one ends, and clears what a kill left.
@@ -113,7 +125,8 @@ def note_environment(
     """Writes what the run starts in, or checks that it goes on with what it started with.
 
     Raises:
-      InputError: the data, the teachers or the dtype policy are others than those it started with.
+      InputError: the data, the teachers, the dtype policy, the backend or the number of processes
+        are others than those it started with.
     """
     environment = _environment(policy) | {
         "manifest_sha256": manifest_sha256,
@@ -137,6 +150,15 @@ def note_environment(
                 f"means {environment['dtype_policy']} on this machine; continue it on one like the "
                 "first, or choose another --run_dir"
             )
+        # What a run of before there was a choice does not name.
+        started = {"backend": "tensorflow", "num_processes": 1, **started}
+        for name in ("backend", "num_processes"):
+            if started[name] != environment[name]:
+                raise InputError(
+                    f"{run.root}: the run was started with {name} {started[name]!r} (now "
+                    f"{environment[name]!r}); continue it as it was started, or choose another "
+                    "--run_dir"
+                )
         return
     write_json(run.environment, environment)
 
@@ -180,16 +202,37 @@ def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def _environment(policy: str) -> dict[str, Any]:
-    packages = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorboard")
     return {
         "fer_tfdata": fer_tfdata.__version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": _versions(),
         "platform": platform.platform(),
-        "devices": [_device_name(device) for device in tf.config.list_physical_devices()],
+        "backend": keras.backend.backend(),
+        "num_processes": distribution.process_count(),
+        "devices": _device_names(),
         "dtype_policy": policy,
     }
+
+
+def _versions() -> dict[str, str]:
+    packages = ["tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorboard"]
+    if distribution.on_jax():
+        packages.append("jax")
+    return {name: metadata.version(name) for name in packages}
+
+
+def _device_names() -> list[str]:
+    if not distribution.on_jax():
+        return [_device_name(device) for device in tf.config.list_physical_devices()]
+    import jax
+
+    return [
+        f"CPU {_cpu_name()}"
+        if device.platform == "cpu"
+        else f"{device.platform.upper()} {device.device_kind}"
+        for device in jax.devices()
+    ]
 
 
 def _device_name(device: Any) -> str:

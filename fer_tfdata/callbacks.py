@@ -11,7 +11,7 @@ import keras
 from tqdm import tqdm
 from tqdm.keras import TqdmCallback
 
-from fer_tfdata import atomic
+from fer_tfdata import atomic, distribution
 from fer_tfdata.checkpoints import Checkpoints
 from fer_tfdata.errors import InputError
 from fer_tfdata.optimization import current_rate, inner_optimizer
@@ -84,7 +84,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
       every: steps.
       steps_per_epoch: to count the steps of the whole run.
       history: the file that has the epochs' rows, which is not to be behind a checkpoint.
-      stop_asked: whether the training is to stop; asked after each step.
+      stop_asked: whether the training is to stop after a step of the run; asked after each.
 
     Raises:
       StoppedError: from within `fit`, when it was asked to stop, with the checkpoint saved.
@@ -97,7 +97,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         every: int,
         steps_per_epoch: int,
         history: Path,
-        stop_asked: Callable[[], bool],
+        stop_asked: Callable[[int], bool],
     ) -> None:
         super().__init__()
         self._checkpoints = checkpoints
@@ -106,19 +106,21 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._steps_per_epoch = steps_per_epoch
         self._stop_asked = stop_asked
         self._epoch = 0
+        self._done_before = 0
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Brings back the sums of an epoch that was interrupted."""
         self._epoch = epoch
-        if self.model.steps_done:
+        self._done_before = self.model.steps_done
+        if self._done_before:
             self._checkpoints.restore_metrics()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves, if it is time."""
-        if self.model.steps_done:  # this one was not done here
+        if batch < self._done_before:  # this one was not done here
             return
         step = self._epoch * self._steps_per_epoch + batch + 1
-        stop = self._stop_asked()
+        stop = self._stop_asked(step)
         if stop or step % self._every == 0:
             self._checkpoints.save(step)
         if stop:
@@ -126,7 +128,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves what the next epoch begins with."""
-        atomic.sync(self._history)
+        if distribution.is_first():
+            atomic.sync(self._history)
         self._checkpoints.save((epoch + 1) * self._steps_per_epoch)
 
 
@@ -144,6 +147,8 @@ class StoppedError(Exception):
 
 class Validated(keras.callbacks.Callback):
     """Keeps the weights that did best in validation; validates their moving average where asked.
+
+    Of several processes, the first one writes them.
 
     Args:
       path: where the kept weights go, complete or not at all.
@@ -170,7 +175,8 @@ class Validated(keras.callbacks.Callback):
         accuracy = float((logs or {})["accuracy"])
         if self._latest or accuracy > self._best:
             self._best = accuracy
-            self.model.save_weights(self._path)
+            if distribution.is_first():
+                self.model.save_weights(self._path)
         self._exchange()
 
     def _exchange(self) -> None:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from fer_tfdata import atomic
+from fer_tfdata import atomic, distribution
 from fer_tfdata.errors import InputError
 
 _KEPT: Final = 2
@@ -55,9 +55,15 @@ class Checkpoints:
     def save(self, step: int) -> None:
         """Writes the model's state after so many steps, and deletes all but the newest two.
 
+        Of several processes, whose models are the same, the first one does.
+
         Raises:
           InputError: it cannot be written, the disk being full for instance; those before stay.
         """
+        if not distribution.is_first():
+            return
+        if distribution.on_jax():
+            self._model.jax_state_sync()  # a step leaves its results beside the variables
         path = self._directory / f"step-{step:09d}.npz"
         arrays = {
             f"{number:05d} {variable.path}": keras.ops.convert_to_numpy(variable)
@@ -78,7 +84,8 @@ class Checkpoints:
     def restore(self) -> int:
         """Brings the model to the newest readable checkpoint's state and returns its step.
 
-        A damaged one is left for the one before, with a warning.
+        A damaged one is left for the one before, with a warning.  Of several processes, the first
+        one reads for all.
 
         Returns:
           The step, 0 where there is no checkpoint and nothing was changed.
@@ -86,24 +93,37 @@ class Checkpoints:
         Raises:
           InputError: there are checkpoints, and none can be read.
         """
+        arrays: _Arrays = []
+
+        def read() -> int:
+            step, found = self._read_newest()
+            arrays.extend(found)
+            return step
+
+        step = distribution.from_first(read)
+        if step == 0:
+            return 0
+        variables = self._variables()
+        values = distribution.arrays_from_first(arrays, variables)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        self._metrics = values[len(variables) - len(self._model.metrics_variables) :]
+        return step
+
+    def _read_newest(self) -> tuple[int, _Arrays]:
+        """Returns the newest readable checkpoint's step and values; 0 where there is none."""
         paths = self._paths()
         for path in paths:
             try:
-                arrays = self._read(path)
+                return int(path.stem.removeprefix("step-")), self._read(path)
             except _DAMAGE as error:
                 _log.warning("%s is damaged (%s); trying the one before", path, error)
-                continue
-            variables = self._variables()
-            for variable, value in zip(variables, arrays, strict=True):
-                variable.assign(value)
-            self._metrics = arrays[len(variables) - len(self._model.metrics_variables) :]
-            return int(path.stem.removeprefix("step-"))
         if paths:
             raise InputError(
                 f"{self._directory}: expected a checkpoint of this run, received "
                 f"{len(paths)} that cannot be read; start a new run"
             )
-        return 0
+        return 0, []
 
     def restore_metrics(self) -> None:
         """Brings the epoch's sums, which `fit` has set to zero, to where `restore` found them."""

@@ -1,8 +1,8 @@
 """What faces are classified with: a model, or several answers averaged."""
 
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -59,14 +59,11 @@ class KerasClassifier:
           InputError: the model's inputs or outputs are others; a few random images go through it
             to see.
         """
-        import tensorflow as tf
+        import keras
 
         self._form = run_directory.check_model(model)
-        # One trace for any number of images: the last batch is smaller than the others.
-        self._logits = tf.function(
-            functools.partial(model, training=False),
-            input_signature=[tf.TensorSpec([None, *self._form.image_shape], tf.uint8)],
-        )
+        on_jax = keras.backend.backend() == "jax"
+        self._logits = _compiled_by_jax(model) if on_jax else _compiled_by_tensorflow(model)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -81,11 +78,41 @@ class KerasClassifier:
     def probabilities(self, images: Images) -> Probabilities:
         """See `Classifier`."""
         check_images(images, self.image_shape)
-        logits = self._logits(images).numpy().astype(np.float64)
+        logits = self._logits(images).astype(np.float64)
         if not np.isfinite(logits).all():
             raise InputError("expected finite logits of the model, received NaN or infinity")
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def _compiled_by_tensorflow(model: "keras.Model") -> Callable[[Images], npt.NDArray[Any]]:
+    import tensorflow as tf
+
+    # One trace for any number of images: the last batch is smaller than the others.
+    logits = tf.function(
+        functools.partial(model, training=False),
+        input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.uint8)],
+    )
+    return lambda images: logits(images).numpy()
+
+
+def _compiled_by_jax(model: "keras.Model") -> Callable[[Images], npt.NDArray[Any]]:
+    import jax
+
+    logits = jax.jit(lambda state, images: model.stateless_call(*state, images, training=False)[0])
+
+    def padded(images: Images) -> npt.NDArray[Any]:
+        state = [
+            [variable.value for variable in variables]
+            for variables in (model.trainable_variables, model.non_trainable_variables)
+        ]
+        # JAX compiles for each number of images anew, so there are to be few.
+        missing = (1 << (len(images) - 1).bit_length()) - len(images)
+        return np.asarray(logits(state, np.pad(images, [(0, missing), *[(0, 0)] * 3])))[
+            : len(images)
+        ]
+
+    return padded
 
 
 class Ensemble:

@@ -4,6 +4,7 @@ Beside `tools/` and `benchmarks/`, the only module that knows of absl's flags.
 """
 
 import contextlib
+import importlib.util
 import io
 import os
 import sys
@@ -95,7 +96,14 @@ def import_tensorflow_quietly() -> None:
 
     Its C++ side reports its build and the GPUs it does not find before any log level applies.
     Where there is an NVIDIA driver and yet no GPU, the chatter is shown: it says why.
+
+    Where Keras is to compute by JAX (KERAS_BACKEND=jax), TensorFlow only reads data, and leaves the
+    GPUs alone.
+
+    Raises:
+      InputError: Keras is to compute by what is not installed, or not supported here.
     """
+    beside_jax = _keras_backend() == "jax"
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as chatter:
@@ -104,7 +112,9 @@ def import_tensorflow_quietly() -> None:
             import tensorflow as tf
 
             gpus = tf.config.list_physical_devices("GPU")
-            telling = not gpus and Path("/dev/nvidiactl").exists()
+            telling = not gpus and Path("/dev/nvidiactl").exists() and not beside_jax
+            if beside_jax:
+                tf.config.set_visible_devices([], "GPU")  # whose memory it would take
         except BaseException:
             telling = True
             raise
@@ -114,6 +124,17 @@ def import_tensorflow_quietly() -> None:
                 os.write(stderr, chatter.read())
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def _keras_backend() -> str:
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend not in ("tensorflow", "jax"):
+        raise InputError(f"KERAS_BACKEND: expected tensorflow or jax, received {backend!r}")
+    if backend == "jax" and importlib.util.find_spec("jax") is None:
+        raise InputError(
+            "KERAS_BACKEND=jax: JAX is not installed; run pip install 'fer-tfdata[jax]'"
+        )
+    return backend
 
 
 def _help_text(define_flags: Callable[[flags.FlagValues], None], description: str | None) -> str:

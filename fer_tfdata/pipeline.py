@@ -156,6 +156,48 @@ def eval_dataset(
     return _prefetch(batches)
 
 
+def padded_eval_dataset(
+    split: records.Split,
+    *,
+    labels: str = ferplus.OWN_LABELS,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> tf.data.Dataset:
+    """Returns a process's part of `eval_dataset` in full batches, which devices can share evenly.
+
+    Args:
+      split: as `records.open_split` returns it.
+      labels: what the images are labelled with, one of `ferplus.LABELS`.
+      batch_size: images a batch of all processes together; a multiple of `process_count`.
+      process_index: which of the processes that evaluate together this one is, from 0.
+      process_count: how many they are.
+
+    Returns:
+      Batches `(image, label, weight float32)` of `batch_size / process_count` rows.  What fills the
+      last batch weighs 0, and all others so much that a mean over all rows, weighted but not
+      divided by the weights, is the mean over the examples.
+
+    Raises:
+      InputError: the labels are not there.
+    """
+    examples = labelling.usable_examples(split, labels)
+    weight = math.ceil(examples / batch_size) * batch_size / examples
+    rows = batch_size // process_count
+    first = rows * process_index
+
+    def part(values: tf.Tensor) -> tf.Tensor:
+        missing = batch_size - tf.shape(values)[0]
+        padded = tf.pad(values, [[0, missing], *[[0, 0]] * (values.shape.rank - 1)])
+        return tf.ensure_shape(padded[first : first + rows], [rows, *values.shape[1:]])
+
+    def pad(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        weights = tf.fill(tf.shape(images)[:1], tf.constant(weight, tf.float32))
+        return part(images), part(targets), part(weights)
+
+    return eval_dataset(split, labels=labels, batch_size=batch_size).map(pad, tf.data.AUTOTUNE)
+
+
 def steps_per_epoch(
     split: records.Split,
     batch_size: int,

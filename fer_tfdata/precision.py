@@ -67,10 +67,22 @@ def policy_scope(policy: str) -> Iterator[None]:
 
 
 def _gpu_compute_capability() -> tuple[int, int] | None:
+    if keras.backend.backend() == "jax":
+        return _gpu_compute_capability_of_jax()
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return None
     return tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+
+
+def _gpu_compute_capability_of_jax() -> tuple[int, int] | None:
+    import jax
+
+    (device, *_) = jax.local_devices()
+    if device.platform != "gpu":
+        return None
+    major, minor = device.compute_capability.split(".")
+    return int(major), int(minor)
 
 
 def _cpu_flags() -> frozenset[str]:

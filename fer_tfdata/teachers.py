@@ -10,8 +10,8 @@ import tensorflow as tf
 from fer_tfdata import labelling, records
 from fer_tfdata.errors import InputError
 from fer_tfdata.run_directory import check_model, find_model, load_model
+from fer_tfdata.tensorflow_step import Targets
 from fer_tfdata.train_config import TrainConfig
-from fer_tfdata.training_model import Targets
 
 
 def load_teachers(config: TrainConfig, schema: records.Schema) -> list[keras.Model]:

@@ -39,6 +39,7 @@ from fer_tfdata.callbacks import (
 from fer_tfdata.checkpoints import Checkpoints
 from fer_tfdata.classifier import KerasClassifier
 from fer_tfdata.errors import InputError
+from fer_tfdata.fast_layers import with_fast_layers
 from fer_tfdata.precision import choose_policy, policy_scope
 from fer_tfdata.run_directory import RunDirectory
 from fer_tfdata.train_config import TrainConfig
@@ -61,8 +62,12 @@ def train(
     resume: bool = False,
     verify: bool = False,
     profile_steps: tuple[int, int] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Trains, and leaves the run directory complete.
+
+    Several processes that `distribution.joined` all call this with the same configuration, which
+    their data directories may differ in; the first one's run directory is the run's, and the
+    others' are neither read nor written.
 
     The weights with the best validation accuracy, or the last ones where validation was trained on,
     become `model.keras`, a plain float32 Keras model, and `metrics.json` holds that file's figures
@@ -78,37 +83,76 @@ def train(
         counted from 1.
 
     Returns:
-      The content of `metrics.json`.
+      The content of `metrics.json`; None in all processes but the first.
 
     Raises:
       InputError: the data are missing or damaged or have not the labels asked for, the network does
         not take their images, the run directory is in use or was started with another
-        configuration, the precision does not suit the device, the loss is not finite, or the disk
-        is full.
+        configuration, the precision does not suit the device, the backend cannot do what is asked
+        for, the loss is not finite, or the disk is full; or another process has failed.
       StoppedError: the process got SIGTERM, and has saved a checkpoint.
     """
-    policy = choose_policy(config.precision, model=config.model)
-    data_dir = Path(config.data_dir)
-    train_split = records.open_split(data_dir, "train", verify=verify)
-    validation_split = records.open_split(data_dir, "validation", verify=verify)
-    _check_data(config, train_split, validation_split)  # before anything is made
-    taught_by = teachers.load_teachers(config, train_split.schema)
+    with distribution.all_or_none():
+        _check_backend(config, profile_steps)
+        policy = choose_policy(config.precision, model=config.model)
+        data_dir = Path(config.data_dir)
+        train_split = records.open_split(data_dir, "train", verify=verify)
+        validation_split = records.open_split(data_dir, "validation", verify=verify)
+        _check_data(config, train_split, validation_split)  # before anything is made
+        taught_by = teachers.load_teachers(config, train_split.schema)
+    distribution.check_alike(bookkeeping.common_facts(config, policy, train_split.manifest_sha256))
     if config.train_on_validation:
         train_split = records.joined(train_split, validation_split)
     run = RunDirectory(run_dir)
-    bookkeeping.prepare(run, config, resume=resume)
-    with bookkeeping.locked(run):
-        bookkeeping.note_environment(
-            run,
-            policy=policy,
-            manifest_sha256=train_split.manifest_sha256,
-            teachers_sha256=teachers.checksums(config),
-        )
-        if run.metrics.is_file():
-            _log.warning("%s is complete; nothing is left to train", run.root)
-            finished: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8"))
-            return finished
+    with contextlib.ExitStack() as stack:
+
+        def enter() -> bool:
+            bookkeeping.prepare(run, config, resume=resume)
+            stack.enter_context(bookkeeping.locked(run))
+            bookkeeping.note_environment(
+                run,
+                policy=policy,
+                manifest_sha256=train_split.manifest_sha256,
+                teachers_sha256=teachers.checksums(config),
+            )
+            return run.metrics.is_file()
+
+        if distribution.from_first(enter):
+            return _finished(run) if distribution.is_first() else None
         return _run(config, run, policy, train_split, validation_split, taught_by, profile_steps)
+
+
+def _finished(run: RunDirectory) -> dict[str, Any]:
+    _log.warning("%s is complete; nothing is left to train", run.root)
+    metrics: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8"))
+    return metrics
+
+
+def _check_backend(config: TrainConfig, profile_steps: tuple[int, int] | None) -> None:
+    """Checks that JAX can do what is asked for, where it is to.
+
+    Raises:
+      InputError: it cannot; TensorFlow can.
+    """
+    if not distribution.on_jax():
+        return
+    beyond_jax = {
+        "augment_on": None if config.augment_on != "device" else "input or auto",
+        "teacher": None if config.teacher is None else "none",
+        "profile_steps": None if profile_steps is None else "none",
+    }
+    for name, expected in beyond_jax.items():
+        if expected is not None:
+            raise InputError(
+                f"{name}: expected {expected} under KERAS_BACKEND=jax; leave that out of the "
+                "environment to train with TensorFlow"
+            )
+    devices = distribution.device_count()
+    if config.batch_size % devices:
+        raise InputError(
+            f"batch_size: expected a multiple of {devices}, the number of devices that share every "
+            f"batch, received {config.batch_size}"
+        )
 
 
 def _check_data(
@@ -163,24 +207,38 @@ def _run(
     validation_split: records.Split,
     taught_by: Sequence[keras.Model],
     profile_steps: tuple[int, int] | None,
-) -> dict[str, Any]:
-    session = _begin(config, run, policy, train_split, taught_by)
+) -> dict[str, Any] | None:
+    with _errors_explained(run, train_split, validation_split):
+        with distribution.data_parallel():
+            session = _begin(config, run, policy, train_split, taught_by)
+            _fit(session, validation_split, profile_steps)
+        if not distribution.is_first():
+            return None
+        metrics = _finish(config, run, train_split.schema, validation_split)
+    session.checkpoints.delete()
+    return metrics
+
+
+@contextlib.contextmanager
+def _errors_explained(run: RunDirectory, *splits: records.Split) -> Iterator[None]:
+    """Raises what a person can mend as an InputError that says what it is."""
     try:
-        _fit(session, validation_split, profile_steps)
-        metrics = _finish(session, train_split.schema, validation_split)
+        yield
     except records.READ_ERRORS as error:
         if lost := data_service.input_error(error):
             raise lost from error
-        records.verify_checksums(train_split)  # names the damaged file
-        records.verify_checksums(validation_split)
+        for split in splits:
+            records.verify_checksums(split)  # names the damaged file
         raise  # the data are what they were: it is something else
     except OSError as error:
         raise InputError(
             f"{run.root}: a file could not be written ({error.strerror or error}); make room and "
             "continue with --resume"
         ) from error
-    session.checkpoints.delete()
-    return metrics
+    except RuntimeError as error:
+        if lost := distribution.loss_of_process(error):
+            raise lost from error
+        raise
 
 
 def _begin(
@@ -200,8 +258,13 @@ def _begin(
         model.added_logits = frequency_logits(split, config.logit_adjustment)
     checkpoints = Checkpoints(run.checkpoints, model)
     start_step = checkpoints.restore()
-    past = bookkeeping.past_epochs(run, start_step // steps)
-    bookkeeping.write_history(run.history, past)
+
+    def go_on() -> list[dict[str, float]]:
+        past = bookkeeping.past_epochs(run, start_step // steps)
+        bookkeeping.write_history(run.history, past)
+        return past
+
+    past = distribution.from_first(go_on)
     model.steps_done = start_step % steps
     return _Session(
         config=config,
@@ -219,9 +282,7 @@ def _fit(
     session: _Session, validation_split: records.Split, profile_steps: tuple[int, int] | None
 ) -> None:
     config = session.config
-    validation = pipeline.eval_dataset(
-        validation_split, labels=config.labels, batch_size=_EVAL_BATCH
-    )
+    validation = _validation(validation_split, config.labels)
     with _stop_asked_by_sigterm() as stop_asked:
         session.model.fit(
             session.batches,
@@ -235,13 +296,28 @@ def _fit(
         )
 
 
+def _validation(split: records.Split, labels: str) -> tf.data.Dataset:
+    if not distribution.on_jax():
+        return pipeline.eval_dataset(split, labels=labels, batch_size=_EVAL_BATCH)
+    # In batches of one size, since JAX compiles for each anew, which all devices share evenly.
+    devices = distribution.device_count()
+    return pipeline.padded_eval_dataset(
+        split,
+        labels=labels,
+        batch_size=-(-_EVAL_BATCH // devices) * devices,
+        process_index=distribution.process_index(),
+        process_count=distribution.process_count(),
+    )
+
+
 def _callbacks(
-    session: _Session, stop_asked: Callable[[], bool], profile_steps: tuple[int, int] | None
+    session: _Session, stop_asked: Callable[[int], bool], profile_steps: tuple[int, int] | None
 ) -> list[keras.callbacks.Callback]:
     """Returns the callbacks in the order that a kill between two of them asks for.
 
     The checkpoint comes last: an epoch counts as done when everything else about it is on the disk.
-    What an interrupted epoch wrote before that is written again, and is the same.
+    What an interrupted epoch wrote before that is written again, and is the same.  Of several
+    processes the first one writes; what changes the model or ends the training is in all of them.
     """
     config, run, steps, past = session.config, session.run, session.steps, session.past
     plateau = ReduceLROnPlateau(
@@ -262,18 +338,7 @@ def _callbacks(
             averaged=config.ema > 0,
             latest=config.train_on_validation,
         ),
-        keras.callbacks.ModelCheckpoint(
-            run.checkpoints / "last.weights.h5", save_weights_only=True
-        ),
-        monitoring.Monitor(
-            run.tensorboard,
-            hparams=bookkeeping.hyperparameters(config),
-            expressions=session.expressions,
-            confusion=lambda: session.model.confusion,
-            first_batch=lambda: _as_seen(session.batches, session.model),
-            profile_steps=_counted(profile_steps, session.model.steps_done),
-        ),
-        keras.callbacks.CSVLogger(run.history, append=True),
+        *(_writers(session, profile_steps) if distribution.is_first() else []),
         SaveCheckpoints(
             session.checkpoints,
             every=config.checkpoint_every,
@@ -282,6 +347,26 @@ def _callbacks(
             stop_asked=stop_asked,
         ),
         *progress_bar(config.epochs, steps, initial_epoch=len(past)),
+    ]
+
+
+def _writers(
+    session: _Session, profile_steps: tuple[int, int] | None
+) -> list[keras.callbacks.Callback]:
+    run = session.run
+    return [
+        keras.callbacks.ModelCheckpoint(
+            run.checkpoints / "last.weights.h5", save_weights_only=True
+        ),
+        monitoring.Monitor(
+            run.tensorboard,
+            hparams=bookkeeping.hyperparameters(session.config),
+            expressions=session.expressions,
+            confusion=lambda: session.model.confusion,
+            first_batch=lambda: _as_seen(session.batches, session.model),
+            profile_steps=_counted(profile_steps, session.model.steps_done),
+        ),
+        keras.callbacks.CSVLogger(run.history, append=True),
     ]
 
 
@@ -303,11 +388,18 @@ def _as_seen(
 
 
 @contextlib.contextmanager
-def _stop_asked_by_sigterm() -> Iterator[Callable[[], bool]]:
-    """Yields whether SIGTERM came; a second one ends the process as it always would."""
+def _stop_asked_by_sigterm() -> Iterator[Callable[[int], bool]]:
+    """Yields whether SIGTERM came before a step; a second one ends the process as it always would.
+
+    Several processes stop after the same step when one of them gets it.
+    """
     asked = False
+    if distribution.process_count() > 1:
+        with distribution.stop_agreed_on() as agreed:
+            yield agreed
+        return
     if threading.current_thread() is not threading.main_thread():  # where no signal arrives
-        yield lambda: False
+        yield lambda step: False
         return
 
     def note(number: int, frame: object) -> None:
@@ -317,35 +409,36 @@ def _stop_asked_by_sigterm() -> Iterator[Callable[[], bool]]:
 
     before = signal.signal(signal.SIGTERM, note)
     try:
-        yield lambda: asked
+        yield lambda step: asked
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _finish(
-    session: _Session, schema: records.Schema, validation_split: records.Split
+    config: TrainConfig,
+    run: RunDirectory,
+    schema: records.Schema,
+    validation_split: records.Split,
 ) -> dict[str, Any]:
     """Writes the model and what there is to say of it; returns its figures."""
-    run = session.run
-    chosen = _export(session.model, session.config, schema, run)
+    chosen = _export(config, schema, run)
     answers = evaluation.predict_split(
         KerasClassifier(chosen), validation_split, model_name=str(run.model)
     )
     metrics = evaluation.metrics_of(answers, validation_split, model_name=str(run.model))
-    metrics["trained_on"] = ["train", *(["validation"] * session.config.train_on_validation)]
+    metrics["trained_on"] = ["train", *(["validation"] * config.train_on_validation)]
     _draw(run, chosen, metrics, answers, validation_split)
     bookkeeping.write_json(run.metrics, metrics)
     return metrics
 
 
-def _export(
-    model: TrainingModel, config: TrainConfig, schema: records.Schema, run: RunDirectory
-) -> keras.Model:
+def _export(config: TrainConfig, schema: records.Schema, run: RunDirectory) -> keras.Model:
     """Writes the best weights as a model of stock layers in float32; returns what was written."""
-    model.load_weights(run.checkpoints / "best.weights.h5")
     with policy_scope("float32"):
         plain = build_network(config, schema)
-    plain.set_weights(model.get_weights())
+        fast = with_fast_layers(plain)  # as they were trained
+    fast.load_weights(run.checkpoints / "best.weights.h5")
+    plain.set_weights(fast.get_weights())
     with atomic.replacing(run.model) as temporary:
         plain.save(temporary)
     return keras.models.load_model(run.model, compile=False)

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from fer_tfdata import augmentation, pipeline, records
+from fer_tfdata import augmentation, distribution, pipeline, records
 from fer_tfdata.augmentation_config import AugmentationConfig
 from fer_tfdata.train_config import TrainConfig
 from fer_tfdata.training_model import TrainingModel
@@ -16,11 +16,14 @@ def train_batches(
 ) -> tf.data.Dataset:
     """Returns the batches from a step on, and gives the model its part of the augmentation.
 
-    On the device, the pipeline only hands on each batch's seed; the images of the clean epochs are
-    mirrored in the pipeline in any case.
+    Of several processes, each has its part of every batch.  On the device, the pipeline only hands
+    on each batch's seed; the images of the clean epochs are mirrored in the pipeline in any case.
     """
     num_classes = model.output_shape[-1]
-    on_device = augmentation.choose_placement(config.augment_on, config.augmentation) == "device"
+    on_device = (
+        not distribution.on_jax()
+        and augmentation.choose_placement(config.augment_on, config.augmentation) == "device"
+    )
 
     def stage(changes: AugmentationConfig, *, due_on_device: bool) -> pipeline.Augment:
         change = functools.partial(augmentation.augment, config=changes, num_classes=num_classes)
@@ -45,9 +48,11 @@ def train_batches(
     return pipeline.train_dataset(
         split,
         labels=config.labels,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size // distribution.process_count(),
         seed=config.seed,
         start_step=start_step,
+        process_index=distribution.process_index(),
+        process_count=distribution.process_count(),
         augment=stages,
         data_service_address=config.data_service,
     )

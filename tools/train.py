@@ -2,7 +2,9 @@
 
     python -m tools.train --data_dir=data --run_dir=runs/first
 
-The same command with --resume continues a run that was interrupted.
+The same command with --resume continues a run that was interrupted.  KERAS_BACKEND=jax in the
+environment trains with JAX, also on several hosts: the same command on each, with --coordinator,
+--num_processes and a --process_id of its own.
 """
 
 import dataclasses
@@ -14,6 +16,7 @@ from absl import flags
 
 from fer_tfdata import command_line
 from fer_tfdata.augmentation_config import PLACEMENTS, AugmentationConfig
+from fer_tfdata.cluster_config import ClusterConfig
 from fer_tfdata.errors import InputError
 from fer_tfdata.ferplus import LABELS
 from fer_tfdata.recipes import RECIPES
@@ -126,6 +129,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "Compares every shard's SHA-256 with the manifest first.",
         flag_values=flag_values,
     )
+    _define_cluster_flags(flag_values)
 
 
 def _define_optimization_flags(flag_values: flags.FlagValues) -> None:
@@ -187,6 +191,29 @@ def _define_augmentation_flags(flag_values: flags.FlagValues) -> None:
     )
 
 
+def _define_cluster_flags(flag_values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "coordinator",
+        ClusterConfig.coordinator,
+        "Under KERAS_BACKEND=jax, where several processes meet: a host and a free port of the one "
+        "with --process_id=0, as the others reach it, like host0:5051.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "num_processes",
+        ClusterConfig.num_processes,
+        "How many processes train together, one a host; each takes its part of --batch_size, and "
+        "the first one writes the run.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "process_id",
+        ClusterConfig.process_id,
+        "Which of them this one is, from 0.",
+        flag_values=flag_values,
+    )
+
+
 def profile_steps(values: Sequence[str] | None) -> tuple[int, int] | None:
     """Returns the first and the last step that --profile_steps names.
 
@@ -224,22 +251,36 @@ def config_from_flags(flag_values: flags.FlagValues) -> TrainConfig:
     return dataclasses.replace(recipe, **given(recipe), augmentation=augmentation)
 
 
+def cluster_from_flags(flag_values: flags.FlagValues) -> ClusterConfig:
+    """Returns which process this is, of which."""
+    return ClusterConfig(
+        coordinator=flag_values.coordinator,
+        num_processes=flag_values.num_processes,
+        process_id=flag_values.process_id,
+    )
+
+
 def main(argv: Sequence[str]) -> None:
     """Trains, and prints the run's figures on the validation split."""
     del argv
     values = flags.FLAGS
     config = config_from_flags(values)
+    cluster = cluster_from_flags(values)
     steps = profile_steps(values.profile_steps)
     command_line.import_tensorflow_quietly()
-    from fer_tfdata import callbacks, training
+    from fer_tfdata import callbacks, distribution, training
 
     run_dir = Path(values.run_dir)
-    try:
-        metrics = training.train(
-            config, run_dir, resume=values.resume, verify=values.verify, profile_steps=steps
-        )
-    except callbacks.StoppedError as stopped:
-        print(f"{run_dir}: {stopped}; continue with the same command and --resume")
+    with distribution.joined(cluster):
+        try:
+            metrics = training.train(
+                config, run_dir, resume=values.resume, verify=values.verify, profile_steps=steps
+            )
+        except callbacks.StoppedError as stopped:
+            print(f"{run_dir}: {stopped}; continue with the same command and --resume")
+            return
+    if metrics is None:
+        print(f"process {cluster.process_id} is done; process 0 has written the run")
         return
     low, high = metrics["accuracy_ci95"]
     print(f"{run_dir}")

@@ -1,0 +1,141 @@
+"""What a step of a training does beyond Keras's, on TensorFlow."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from fer_tfdata import augmentation, pipeline
+
+Targets = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+class TensorFlowStep(keras.Model):
+    """A functional model that augments, trains on soft targets, and counts its answers.
+
+    Attributes:
+      augment: changes a batch on the device, as the pipeline's `augment` does; training then
+        takes `((images, seeds, due), labels)`, seeds int64 [n, 2] and due bool [n], of which the
+        first rows count, and leaves the images as they are where nothing is due.
+      targets: what a batch is trained towards, float32 [n, outputs], given its images, as they
+        were changed, and its labels; None trains towards the labels.
+      soft_labels: the loss takes float32 [n, outputs]; other labels it is tested on are converted.
+      steps_done: of the epoch that `fit` begins with, how many it is to count off without doing
+        them, since they were done before.
+      seconds_waited: for batches, since the model was made: from a step's beginning until its
+        batch was there; the first step, which is traced, left out.
+    """
+
+    jit_compile: bool  # these are Keras's
+    train_function: Any
+    test_function: Any
+    augment: pipeline.Augment | None = None
+    targets: Targets | None = None
+    soft_labels = False
+    steps_done = 0
+    seconds_waited = 0.0
+    _counting = False
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Makes what Keras makes, with what XLA cannot compile outside of what it compiles.
+
+        Where Keras's jit_compile="auto" says so, as on a GPU, it compiles the whole of
+        `train_step`; XLA knows neither the augmentation's warp nor the clock.
+        """
+        if self.train_function is not None and not force:
+            return
+        jit_compile = self.jit_compile
+        self._compiled_step = super().train_step
+        if jit_compile:
+            self._compiled_step = tf.function(super().train_step, jit_compile=True)
+            self.jit_compile = False
+        with tf.device("/cpu:0"):
+            self._batch_arrived = tf.Variable(0.0, trainable=False, dtype=tf.float64)
+        super().make_train_function(force)
+        self.jit_compile = jit_compile
+        self.train_function = self._accounted(self.train_function)
+
+    def _accounted(self, train: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Returns what counts off the steps that were done before, and times the others' wait."""
+        traced = False
+
+        def train_or_count(iterator: Any) -> Any:
+            nonlocal traced
+            if self.steps_done:
+                self.steps_done -= 1
+                return self.get_metrics_result()
+            begin = time.time()  # what tf.timestamp counts from
+            results = train(iterator)
+            if traced:  # else it was the graph, and not the input, that was waited for
+                self.seconds_waited += max(0.0, float(self._batch_arrived) - begin)
+            traced = True
+            return results
+
+        return train_or_count
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Builds nothing, since `build_training_model` has.
+
+        Keras, for several devices, would first add up their parts of a batch, which works for
+        numbers in parts of one size alone.
+        """
+
+    def train_step(self, data: Any) -> Any:
+        """Trains on a batch, augmented first where that is this model's to do."""
+        with tf.control_dependencies(tf.nest.flatten(data[:2])):
+            self._batch_arrived.assign(tf.timestamp())
+        images, labels, *weights = data
+        if (augment := self.augment) is not None:
+            unchanged, seeds, due = images
+            images, labels = tf.cond(
+                due[0], lambda: augment(unchanged, labels, seeds[0]), lambda: (unchanged, labels)
+            )
+        if self.targets is not None:
+            labels = self.targets(images, labels)
+        return self._compiled_step((images, labels, *weights))
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Makes what Keras makes, and what counts the answers."""
+        if self.test_function is None or force:
+            # float32, which every device adds up, and exactly up to 16 million.
+            outputs = self.output_shape[-1]
+            self._answers = tf.Variable(tf.zeros((outputs, outputs)), trainable=False)
+        super().make_test_function(force)
+
+    def reset_metrics(self) -> None:
+        """Sets all sums to zero, as Keras does before each epoch and each validation."""
+        super().reset_metrics()
+        if self.test_function is not None:
+            self._answers.assign(tf.zeros_like(self._answers))
+
+    def test_step(self, data: Any) -> Any:
+        """Tests on a batch, with its labels in the form that the loss takes."""
+        images, labels, *weights = data
+        if self.soft_labels:
+            labels = augmentation.soft_labels(labels, self.output_shape[-1])
+        self._counting = True  # while the step is traced
+        try:
+            return super().test_step((images, labels, *weights))
+        finally:
+            self._counting = False
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Computes the metrics; in validation, also counts the answers."""
+        if self._counting:
+            truth = tf.argmax(y, axis=1) if self.soft_labels else y
+            answers = tf.argmax(y_pred, axis=1)
+            outputs = y_pred.shape[-1]
+            self._answers.assign_add(
+                tf.math.confusion_matrix(truth, answers, outputs, dtype=tf.float32)
+            )
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """How often each expression, by row, was answered by each in the latest validation."""
+        counts: npt.NDArray[np.int64] = self._answers.numpy().astype(np.int64)
+        return counts
