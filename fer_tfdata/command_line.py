@@ -6,6 +6,7 @@ Beside `tools/` and `benchmarks/`, the only module that knows of absl's flags.
 import contextlib
 import importlib.util
 import io
+import logging
 import os
 import sys
 import tempfile
@@ -115,6 +116,7 @@ def import_tensorflow_quietly() -> None:
             telling = not gpus and Path("/dev/nvidiactl").exists() and not beside_jax
             if beside_jax:
                 tf.config.set_visible_devices([], "GPU")  # whose memory it would take
+                logging.getLogger("jax").setLevel(logging.WARNING)  # else: that there is no TPU
         except BaseException:
             telling = True
             raise

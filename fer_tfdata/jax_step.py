@@ -88,6 +88,18 @@ class JaxStep(keras.Model):
             self._answers.update_state(truth, ops.argmax(y_pred, axis=1), sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
+    def save_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Saves the weights as Keras does, in this process alone.
+
+        Keras makes an optimizer on the way, whose variables several processes would make together.
+        """
+        before = keras.distribution.distribution()
+        keras.distribution.set_distribution(None)
+        try:
+            super().save_weights(*args, **kwargs)
+        finally:
+            keras.distribution.set_distribution(before)
+
     @property
     def confusion(self) -> npt.NDArray[np.int64]:
         """How often each expression, by row, was answered by each in the latest validation."""

@@ -77,7 +77,7 @@ def build_training_model(
         model.compile(
             optimizer=build_optimizer(config, steps_per_epoch),
             loss=loss(from_logits=True),
-            metrics=[accuracy("accuracy")],
+            weighted_metrics=[accuracy("accuracy")],  # others would count padding
         )
     model.soft_labels = config.soft_labels
     # Built now, so that a checkpoint finds all variables.

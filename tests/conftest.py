@@ -54,27 +54,11 @@ def image_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts a network in mini_xception's place that is traced and trained in no time.
-
-    With the kinds of layers that a training has to take care of.
-    """
-    import keras
-    from keras import layers
-
+    """Puts a network in mini_xception's place that is traced and trained in no time."""
     from fer_tfdata import models
+    from tests import tiny_network
 
-    def build(*, image_size: int | None, channels: int, num_classes: int) -> keras.Model:
-        inputs = keras.Input((image_size, image_size, channels), dtype="uint8", name="image")
-        x = layers.Rescaling(1 / 255)(inputs)
-        x = layers.Conv2D(8, 3, strides=2, use_bias=False)(x)
-        x = layers.BatchNormalization()(x)
-        x = layers.ReLU()(x)
-        x = layers.GlobalAveragePooling2D()(x)
-        x = layers.Dropout(0.25)(x)
-        logits = layers.Dense(num_classes, dtype="float32", name="logits")(x)
-        return keras.Model(inputs, logits, name="tiny")
-
-    monkeypatch.setitem(models.BUILDERS, "mini_xception", build)
+    monkeypatch.setitem(models.BUILDERS, "mini_xception", tiny_network.build)
 
 
 @pytest.fixture
