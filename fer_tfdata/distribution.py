@@ -6,11 +6,15 @@ So whatever changes variables, or may end the training, has to happen in all of 
 first process alone reads and writes the run's files.
 """
 
+import atexit
 import contextlib
 import json
+import os
+import re
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import keras
 import numpy as np
@@ -24,8 +28,8 @@ from fer_tfdata.errors import InputError
 _START_SECONDS: Final = 300
 # After how long a process that says nothing counts as lost.
 _HEARTBEAT_SECONDS: Final = 60
-# How long the others wait for the first process to evaluate and draw in the end.
-_END_SECONDS: Final = 24 * 60 * 60
+# How long they wait for each other to end, once all is done.
+_END_SECONDS: Final = 60
 
 _Value = TypeVar("_Value")
 
@@ -83,9 +87,19 @@ def joined(config: ClusterConfig) -> Iterator[None]:
             f"{config.coordinator}: expected {config.num_processes} processes to meet there within "
             f"{_START_SECONDS} s, received: {_first_line(error)}"
         ) from error
-    yield
-    # Not after an error: nobody is to wait for one who gave up.
+    try:
+        yield
+    except BaseException as error:
+        # Before JAX, which would wait for the others, who wait for this process, and then abort it.
+        atexit.register(_end_at_once, 2 if isinstance(error, InputError) else 1)
+        raise
     jax.distributed.shutdown()
+
+
+def _end_at_once(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 @contextlib.contextmanager
@@ -241,7 +255,7 @@ def stop_agreed_on() -> Iterator[Callable[[int], bool]]:
 
 def loss_of_process(error: Exception) -> InputError | None:
     """Returns what to tell of an error that came of another process's end; None for any other."""
-    if process_count() == 1 or not isinstance(error, RuntimeError):
+    if process_count() == 1 or not re.search("gloo|nccl|coordination", str(error), re.IGNORECASE):
         return None
     return InputError(
         f"another process of this training was lost ({_first_line(error)}); start all of them "

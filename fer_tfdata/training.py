@@ -62,7 +62,7 @@ def train(
     resume: bool = False,
     verify: bool = False,
     profile_steps: tuple[int, int] | None = None,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Trains, and leaves the run directory complete.
 
     Several processes that `distribution.joined` all call this with the same configuration, which
@@ -83,7 +83,7 @@ def train(
         counted from 1.
 
     Returns:
-      The content of `metrics.json`; None in all processes but the first.
+      The content of `metrics.json`.
 
     Raises:
       InputError: the data are missing or damaged or have not the labels asked for, the network does
@@ -118,7 +118,7 @@ def train(
             return run.metrics.is_file()
 
         if distribution.from_first(enter):
-            return _finished(run) if distribution.is_first() else None
+            return distribution.from_first(lambda: _finished(run))
         return _run(config, run, policy, train_split, validation_split, taught_by, profile_steps)
 
 
@@ -207,15 +207,16 @@ def _run(
     validation_split: records.Split,
     taught_by: Sequence[keras.Model],
     profile_steps: tuple[int, int] | None,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     with _errors_explained(run, train_split, validation_split):
         with distribution.data_parallel():
             session = _begin(config, run, policy, train_split, taught_by)
             _fit(session, validation_split, profile_steps)
-        if not distribution.is_first():
-            return None
-        metrics = _finish(config, run, train_split.schema, validation_split)
-    session.checkpoints.delete()
+        metrics = distribution.from_first(
+            lambda: _finish(config, run, train_split.schema, validation_split)
+        )
+    if distribution.is_first():
+        session.checkpoints.delete()
     return metrics
 
 
@@ -235,7 +236,7 @@ def _errors_explained(run: RunDirectory, *splits: records.Split) -> Iterator[Non
             f"{run.root}: a file could not be written ({error.strerror or error}); make room and "
             "continue with --resume"
         ) from error
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # of JAX
         if lost := distribution.loss_of_process(error):
             raise lost from error
         raise

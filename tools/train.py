@@ -279,9 +279,6 @@ def main(argv: Sequence[str]) -> None:
         except callbacks.StoppedError as stopped:
             print(f"{run_dir}: {stopped}; continue with the same command and --resume")
             return
-    if metrics is None:
-        print(f"process {cluster.process_id} is done; process 0 has written the run")
-        return
     low, high = metrics["accuracy_ci95"]
     print(f"{run_dir}")
     print(
