@@ -297,6 +297,11 @@ def memory_of(work: Callable[[], Result]) -> tuple[Result, dict[str, Any] | None
     }
 
 
+def resident_bytes() -> int | None:
+    """Returns this process's resident memory; None where the system (any but Linux) hides it."""
+    return _own_memory("VmRSS") if _STATUS.exists() else None
+
+
 @contextlib.contextmanager
 def _greatest_sample(sample: Callable[[], int]) -> Iterator[Mapping[str, int]]:
     """Yields what holds the `greatest` of samples that another thread takes, the first at once."""

@@ -1,95 +1,82 @@
-"""The probabilities of the expressions for every face in an image.
+"""The probabilities of the expressions for every face in images, videos and a camera's pictures.
 
 Importing this imports no TensorFlow; loading a model does.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 
-from fer_tfdata import faces, images, named_models
+from fer_tfdata import background, detectors, faces, images, inputs, named_models
 from fer_tfdata.classifier import Classifier
+from fer_tfdata.detectors import Detector, HaarDetector
 from fer_tfdata.errors import InputError
-from fer_tfdata.faces import Box, Face, FacesMode
+from fer_tfdata.faces import Box
+from fer_tfdata.frames import Frame
 from fer_tfdata.images import Pixels
+from fer_tfdata.results import FacePrediction, ImagePrediction
+from fer_tfdata.tracking import SMOOTHING, Tracker
 
 # Large enough that a call's overhead does not count, small enough for any memory.
 BATCH_SIZE: Final = 64
+# Pictures wait for each other until they have so many bytes: 10 frames of 1920 x 1080.
+_CHUNK_BYTES: Final = 64 << 20
 
-
-@dataclasses.dataclass(frozen=True)
-class FacePrediction:
-    """What the model says of one face.
-
-    Attributes:
-      box: where the face stands in its image.
-      probabilities: by expression, in the order of the model's; they sum to one.
-    """
-
-    box: Box
-    probabilities: Mapping[str, float]
-
-    @property
-    def expression(self) -> str:
-        """The most probable expression."""
-        return max(self.probabilities, key=self.probabilities.__getitem__)
-
-
-@dataclasses.dataclass(frozen=True)
-class ImagePrediction:
-    """What came of one image file: its faces, the largest first, or why it could not be read."""
-
-    path: Path
-    faces: Sequence[FacePrediction] = ()
-    error: str | None = None
+# The smallest faces that are looked for, as a share of the picture's shorter side.  A photograph
+# may show a group; to search a video as closely would take several times as long.
+SMALLEST_IN_IMAGES: Final = 0.03
+SMALLEST_IN_VIDEOS: Final = 0.08
 
 
 class Predictor:
-    """Applies a model to faces, images and image files."""
+    """Applies a model to faces, images, videos and a camera's pictures.
 
-    def __init__(self, classifier: Classifier, *, mode: FacesMode = "auto") -> None:
-        """Takes a classifier, such as `KerasClassifier(model)`, and how faces are found.
+    Several threads may share one.
+    """
+
+    def __init__(self, classifier: Classifier, *, detector: Detector | None = None) -> None:
+        """Takes a classifier, such as `KerasClassifier(model)`, and what finds the faces.
 
         Args:
           classifier: of face crops.
-          mode: see `faces.find_faces`.
+          detector: see `detectors.make_detector`; by default the Haar cascade.
         """
         self._classifier = classifier
-        self._mode: FacesMode = mode
-        self._detector = faces.FaceDetector()
+        self._detector = HaarDetector() if detector is None else detector
 
     @classmethod
-    def from_pretrained(cls, *, mode: FacesMode = "auto") -> Self:
+    def from_pretrained(cls, *, detector: Detector | None = None) -> Self:
         """Loads the model that ships with the package; `docs/model_card.md` tells of it.
 
         Raises:
           InputError: its files are missing or damaged.
         """
-        return cls.from_name(named_models.PRETRAINED, mode=mode)
+        return cls.from_name(named_models.PRETRAINED, detector=detector)
 
     @classmethod
-    def from_path(cls, path: str | os.PathLike[str], *, mode: FacesMode = "auto") -> Self:
+    def from_path(cls, path: str | os.PathLike[str], *, detector: Detector | None = None) -> Self:
         """Loads the model of a run directory or a `.keras` file.
 
         Raises:
           InputError: if there is none, or it is no model of expressions.
         """
-        return cls.from_name(os.fspath(path), mode=mode)
+        return cls.from_name(os.fspath(path), detector=detector)
 
     @classmethod
-    def from_name(cls, name: str, *, mode: FacesMode = "auto") -> Self:
+    def from_name(cls, name: str, *, detector: Detector | None = None) -> Self:
         """Loads the model that a program's --model names; see `named_models.load`.
 
         Raises:
           InputError: if there is none, or it is no model of expressions.
         """
-        return cls(named_models.load(name), mode=mode)
+        return cls(named_models.load(name), detector=detector)
 
     @property
     def expressions(self) -> tuple[str, ...]:
@@ -126,153 +113,139 @@ class Predictor:
           InputError: if the image cannot be read, or the model does not do as it must.
         """
         pixels = images.as_rgb(image) if isinstance(image, np.ndarray) else images.read_image(image)
-        found = self._find(pixels)
-        return self._classify(found)
+        [predictions] = self._classify(self._find([Frame(source=Path(), pixels=pixels)]))
+        return predictions
 
-    def predict_paths(self, paths: Iterable[Path]) -> Iterator[ImagePrediction]:
-        """Yields one result an image file, in the order of the files.
+    def predict_paths(
+        self, paths: Iterable[str | os.PathLike[str]], *, smoothing: float = SMOOTHING
+    ) -> Iterator[ImagePrediction]:
+        """Yields one result an image file and one a frame of a video file, in their order.
 
-        Faces of several files go through the model together.  A file that cannot be read gives a
-        result with its error, and the rest goes on.
+        What cannot be read gives a result with its error, and the rest goes on; of a damaged video,
+        after the results of the frames before the damage.  A result holds no pixels, and however
+        long a video is, no more than a few frames are in memory.
+
+        Args:
+          paths: image and video files, folders of them, or glob patterns.
+          smoothing: see `predict_frames`.
 
         Raises:
           InputError: if the model does not do as it must.
         """
-        pending: list[tuple[Path, list[Face], str | None]] = []
-        for path in paths:
-            try:
-                pending.append((path, self._find(images.read_image(path)), None))
-            except InputError as error:
-                pending.append((path, [], str(error)))
-            num_faces = sum(len(found) for _, found, _ in pending)
-            if max(num_faces, len(pending)) >= BATCH_SIZE:
-                yield from self._finish(pending)
-                pending = []
-        yield from self._finish(pending)
+        frames = itertools.chain.from_iterable(map(_frames_of, paths))
+        return (result for _, result in self.predict_frames(frames, smoothing=smoothing))
 
-    def _find(self, image: Pixels) -> list[Face]:
-        return faces.find_faces(
-            image, self._detector, mode=self._mode, crop_size=self._classifier.image_shape[0]
-        )
+    def predict_frames(
+        self, frames: Iterable[Frame], *, smoothing: float = SMOOTHING, live: bool = False
+    ) -> Generator[tuple[Frame, ImagePrediction], None, None]:
+        """Yields the result of each frame, in their order.
 
-    def _classify(self, found: Sequence[Face]) -> list[FacePrediction]:
-        if not found:
-            return []
+        Faces of several frames go through the model together, and the next frames are read and
+        searched meanwhile, in other threads.
+
+        Args:
+          frames: such as `inputs.read_frames` yields; those of one video after the other.
+          smoothing: the time constant, in seconds, with which the probabilities of a video's face
+            are smoothed; 0 leaves them as they are.
+          live: each frame is answered before the next one is taken.
+
+        Raises:
+          InputError: if the model does not do as it must, or `smoothing` is negative.
+        """
+        tracker, source = Tracker(smoothing), None
+        with contextlib.closing(self._found(frames, live=live)) as chunks:
+            for chunk in chunks:
+                for found, predictions in zip(chunk, self._classify(chunk), strict=True):
+                    frame = found.frame
+                    if frame.time is not None:
+                        if frame.source != source:
+                            tracker, source = Tracker(smoothing), frame.source
+                        predictions = tracker.update(predictions, float(frame.time))
+                    yield frame, _result(frame, predictions)
+
+    def _found(
+        self, frames: Iterable[Frame], *, live: bool
+    ) -> Generator[list["_Found"], None, None]:
+        if live:
+            yield from (self._find([frame]) for frame in frames)
+            return
+        with (
+            contextlib.closing(background.ahead(_chunks(frames), most=1)) as chunks,
+            contextlib.closing(background.ahead(map(self._find, chunks), most=1)) as found,
+        ):
+            yield from found
+
+    def _find(self, chunk: Sequence[Frame]) -> list["_Found"]:
+        """Finds and cuts out the faces of the frames that could be read."""
+        found = []
+        for moving, alike in itertools.groupby(chunk, key=lambda frame: frame.moving):
+            frames = list(alike)
+            pictures = [frame.pixels for frame in frames if frame.pixels is not None]
+            smallest = SMALLEST_IN_VIDEOS if moving else SMALLEST_IN_IMAGES
+            boxes = iter(detectors.find_faces(pictures, self._detector, smallest=smallest))
+            found += [
+                _Found(frame) if frame.pixels is None else self._cut(frame, next(boxes))
+                for frame in frames
+            ]
+        return found
+
+    def _cut(self, frame: Frame, boxes: Sequence[Box]) -> "_Found":
+        assert frame.pixels is not None
+        size = self._classifier.image_shape[0]
+        return _Found(frame, boxes, [faces.crop_face(frame.pixels, box, size) for box in boxes])
+
+    def _classify(self, chunk: Sequence["_Found"]) -> list[list[FacePrediction]]:
+        """Returns the predictions of each frame; all their faces go through the model together."""
+        crops = [crop for found in chunk for crop in found.crops]
+        if not crops:
+            return [[] for _ in chunk]
         # The model saw FER2013, which is gray; one with three channels saw the gray three times.
-        crops = np.stack([face.crop for face in found])[..., np.newaxis]
-        crops = np.repeat(crops, self._classifier.image_shape[2], axis=3)
+        channels = self._classifier.image_shape[2]
+        rows = iter(self.predict_faces(np.repeat(np.stack(crops)[..., np.newaxis], channels, 3)))
         return [
-            FacePrediction(face.box, dict(zip(self.expressions, row.tolist(), strict=True)))
-            for face, row in zip(found, self.predict_faces(crops), strict=True)
+            [
+                FacePrediction(box, dict(zip(self.expressions, next(rows).tolist(), strict=True)))
+                for box in found.boxes
+            ]
+            for found in chunk
         ]
 
-    def _finish(
-        self, pending: Sequence[tuple[Path, list[Face], str | None]]
-    ) -> Iterator[ImagePrediction]:
-        predictions = iter(self._classify([face for _, found, _ in pending for face in found]))
-        for path, found, error in pending:
-            yield ImagePrediction(path, [next(predictions) for _ in found], error)
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Found:
+    """A frame with its faces, and their crops as gray uint8 `[size, size]`."""
+
+    frame: Frame
+    boxes: Sequence[Box] = ()
+    crops: Sequence[Pixels] = ()
 
 
-_ACCENT: Final = (255, 176, 0)
-_BACKGROUND: Final = (16, 16, 16, 200)
-_TEXT: Final = (255, 255, 255)
-_FAINT: Final = (96, 96, 96)
-# Text cannot be read in a smaller picture.
-_MIN_ANNOTATED_SIDE: Final = 384
+def _result(frame: Frame, predictions: Sequence[FacePrediction]) -> ImagePrediction:
+    return ImagePrediction(
+        path=frame.source,
+        faces=predictions,
+        error=frame.error,
+        frame=frame.index,
+        time=None if frame.time is None else float(frame.time),
+    )
 
 
-def annotate(image: Pixels, predictions: Iterable[FacePrediction]) -> Pixels:
-    """Returns a copy with a box around every face, its expression, and bars where there is room.
-
-    A small image is enlarged so that the text can be read.
-
-    Args:
-      image: RGB uint8 `[height, width, 3]`.
-      predictions: the image's faces.
-
-    Returns:
-      RGB uint8, of the image's size times a whole number.
-    """
-    height, width = image.shape[:2]
-    zoom = max(1, -(-_MIN_ANNOTATED_SIDE // max(height, width)))
-    canvas = Image.fromarray(image).resize((width * zoom, height * zoom), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(canvas, "RGBA")
-    drawn = [(prediction, _corners(prediction.box, zoom)) for prediction in predictions]
-    taken = [corners for _, corners in drawn]
-    for prediction, corners in drawn:
-        _draw_face(draw, canvas.size, corners, prediction)
-        panel = _panel_corners(canvas.size, corners, taken, len(prediction.probabilities))
-        if panel is not None:
-            _draw_bars(draw, panel, prediction)
-            taken.append(panel)
-    return np.array(canvas, dtype=np.uint8)
+def _frames_of(path: str | os.PathLike[str]) -> Iterator[Frame]:
+    try:
+        yield from inputs.read_frames(inputs.find_files(path))
+    except InputError as error:
+        yield Frame(source=Path(path), error=str(error))
 
 
-_Corners = tuple[int, int, int, int]  # left, top, right, bottom
-
-
-def _corners(box: Box, zoom: int) -> _Corners:
-    right, bottom = (box.left + box.width) * zoom - 1, (box.top + box.height) * zoom - 1
-    return box.left * zoom, box.top * zoom, right, bottom
-
-
-def _unit(size: tuple[int, int], corners: _Corners) -> int:
-    """The height of the text for a face, by the face's size and within the picture's bounds."""
-    least, most = max(11, max(size) // 90), max(16, max(size) // 32)
-    return min(max((corners[2] - corners[0]) // 8, least), most)
-
-
-def _draw_face(
-    draw: ImageDraw.ImageDraw,
-    size: tuple[int, int],
-    corners: _Corners,
-    prediction: FacePrediction,
-) -> None:
-    unit = _unit(size, corners)
-    left, top, _, _ = corners
-    draw.rectangle(corners, outline=_ACCENT, width=max(2, unit // 7))
-    font = ImageFont.load_default(unit)
-    text = f"{prediction.expression} {prediction.probabilities[prediction.expression]:.0%}"
-    width, height = round(draw.textlength(text, font)) + unit, round(unit * 1.5)
-    # Above the box; inside where the picture ends there, and never beyond its right border.
-    left = max(0, min(left, size[0] - width))
-    top = top - height if top >= height else top
-    draw.rectangle((left, top, left + width, top + height), fill=_ACCENT)
-    draw.text((left + unit / 2, top + height / 2), text, fill=(0, 0, 0), font=font, anchor="lm")
-
-
-def _panel_corners(
-    size: tuple[int, int], corners: _Corners, taken: Iterable[_Corners], num_bars: int
-) -> _Corners | None:
-    """Returns where the bars of a face have room beside it and cover nothing, right or left."""
-    unit = _unit(size, corners)
-    width, height, gap = unit * 10, round(unit * 1.25) * num_bars + unit, unit // 2
-    top = max(0, min(corners[1], size[1] - height))
-    for left in (corners[2] + gap, corners[0] - gap - width):
-        panel = (left, top, left + width, top + height)
-        inside = left >= 0 and panel[2] <= size[0] and panel[3] <= size[1]
-        if inside and not any(_overlap(panel, other) for other in taken):
-            return panel
-    return None
-
-
-def _overlap(a: _Corners, b: _Corners) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _draw_bars(draw: ImageDraw.ImageDraw, panel: _Corners, prediction: FacePrediction) -> None:
-    left, top, right, bottom = panel
-    pitch = (bottom - top) / (len(prediction.probabilities) + 0.8)
-    pad = pitch * 0.4
-    font = ImageFont.load_default(pitch * 0.75)
-    draw.rectangle(panel, fill=_BACKGROUND)
-    first, last = left + (right - left) * 0.46, right - pad
-    for row, (expression, probability) in enumerate(prediction.probabilities.items()):
-        middle = top + pad + pitch * (row + 0.5)
-        draw.text((left + pad, middle), expression, fill=_TEXT, font=font, anchor="lm")
-        bar_top, bar_bottom = middle - pitch * 0.22, middle + pitch * 0.22
-        draw.rectangle((first, bar_top, last, bar_bottom), fill=_FAINT)
-        end = first + (last - first) * probability
-        colour = _ACCENT if expression == prediction.expression else _TEXT
-        draw.rectangle((first, bar_top, end, bar_bottom), fill=colour)
+def _chunks(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+    """Yields the frames in groups of what may wait for each other."""
+    chunk: list[Frame] = []
+    held = 0
+    for frame in frames:
+        chunk.append(frame)
+        held += 0 if frame.pixels is None else frame.pixels.nbytes
+        if len(chunk) == BATCH_SIZE or held >= _CHUNK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk

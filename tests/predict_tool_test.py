@@ -3,9 +3,11 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import termios
+import threading
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,12 +17,17 @@ from absl import flags
 from PIL import Image
 from skimage import data
 
-from fer_tfdata import faces
+from fer_tfdata import detectors, tracking
+from fer_tfdata.camera import Camera
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
+from tests import yunet_stub
+from tests.camera_test import RecordedCamera
 from tests.prediction_test import tiny_model
+from tests.videos import read_video, sliding_photograph, write_video
 from tools import predict
 
+CLIP_FRAMES = 8
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -33,13 +40,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def album(tmp_path: Path) -> Path:
-    """A folder with a photograph, a face as it is, a picture of nothing, and a subfolder."""
+    """A folder with a photograph, a video, a picture of nothing, and a subfolder with a face."""
     folder = tmp_path / "album"
     (folder / "more").mkdir(parents=True)
     Image.fromarray(data.astronaut()).save(folder / "astronaut.jpg", quality=95)
     gray = np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)
     Image.fromarray(gray).save(folder / "more" / "face.png")
     Image.new("RGB", (200, 120), "gray").save(folder / "wall.png")
+    write_video(folder / "clip.mp4", sliding_photograph(CLIP_FRAMES))
     (folder / "notes.txt").write_text("no image, and not taken for one")
     (folder / "._astronaut.jpg").write_bytes(b"left by a file manager")
     return folder
@@ -57,16 +65,22 @@ def run_program(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def read_json(text: str) -> dict[str, Any]:
-    return {Path(entry["file"]).name: entry for entry in json.loads(text)}
+def read_json(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def by_name(text: str) -> dict[str, Any]:
+    return {Path(entry["file"]).name: entry for entry in read_json(text)}
 
 
 def test_flags_and_options_have_the_same_defaults() -> None:
     assert options() == predict.PredictOptions(input=[])
     values = flags.FlagValues()
     predict.define_flags(values)
-    assert values["faces"].parser.enum_values == list(get_args(faces.FacesMode))
-    assert f"at most {faces.WHOLE_FACE_MAX_SIDE} pixels" in values["faces"].help
+    assert values["detector"].parser.enum_values == list(get_args(detectors.DetectorName))
+    side = detectors.WHOLE_FACE_MAX_SIDE
+    assert f"at most {side} x {side} pixels" in values["detector"].help
+    assert predict.PredictOptions.smoothing == tracking.SMOOTHING
 
 
 def test_the_program_end_to_end(model: Path, album: Path, tmp_path: Path) -> None:
@@ -77,8 +91,12 @@ def test_the_program_end_to_end(model: Path, album: Path, tmp_path: Path) -> Non
         f"--model={model}", f"--input={album}", f"--input={broken}", f"--output_dir={copies}"
     )
     assert done.returncode == 1, done.stderr
-    entries = read_json(done.stdout)
-    assert list(entries) == ["astronaut.jpg", "face.png", "wall.png", "broken.png"]
+    entries = by_name(done.stdout)
+    assert list(entries) == ["astronaut.jpg", "clip.mp4", "face.png", "wall.png", "broken.png"]
+    assert len(read_json(done.stdout)) == 4 + CLIP_FRAMES
+    assert entries["clip.mp4"]["frame"] == CLIP_FRAMES - 1
+    assert entries["clip.mp4"]["time"] == pytest.approx((CLIP_FRAMES - 1) / 30, abs=1e-5)
+    assert [face["track"] for face in entries["clip.mp4"]["faces"]] == [0]
     (face,) = entries["astronaut.jpg"]["faces"]
     assert face["box"].keys() == {"left", "top", "width", "height"}
     assert abs(face["box"]["left"] - 177) < 10
@@ -86,13 +104,15 @@ def test_the_program_end_to_end(model: Path, album: Path, tmp_path: Path) -> Non
     assert sum(face["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert face["expression"] == max(EXPRESSIONS, key=face["probabilities"].__getitem__)
     assert entries["face.png"]["faces"][0]["box"]["width"] == 48
-    assert entries["wall.png"] == {"file": str(album / "wall.png"), "faces": []}
+    wall = {"file": str(album / "wall.png"), "frame": None, "time": None, "faces": []}
+    assert entries["wall.png"] == wall
     assert entries["broken.png"].keys() == {"file", "error"}
     assert f"{album / 'wall.png'}: no face found" in done.stderr.splitlines()
     assert entries["broken.png"]["error"] in done.stderr.splitlines()
     assert "Traceback" not in done.stderr
     names = {path.name for path in copies.iterdir()}
-    assert names == {"astronaut.jpg", "face.png", "wall.png"}
+    assert names == {"astronaut.jpg", "clip.mp4", "face.png", "wall.png"}
+    assert len(read_video(copies / "clip.mp4")[0]) == CLIP_FRAMES
     with Image.open(copies / "astronaut.jpg") as copy:
         assert copy.format == "JPEG"
         assert np.abs(np.asarray(copy, int) - data.astronaut()).max() > 100
@@ -101,9 +121,11 @@ def test_the_program_end_to_end(model: Path, album: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--input=missing.png"], "--input=missing.png: expected an image file"),
-        (["--model=x"], "--input: expected an image file, a folder or a glob"),
-        (["--model=x", "--input=missing.png"], "--input=missing.png: expected an image file"),
+        (["--input=missing.png"], "missing.png: expected an image or video file"),
+        (["--model=x"], "--input: expected an image, a video, a folder"),
+        (["--input=https://example.org/a.png"], "received an address; download it first"),
+        (["--input=camera:97"], "camera:97: expected a camera, received none"),
+        (["--input=camera:0", "--input=a.png"], "expected a camera alone, received 2 inputs"),
         (["--model=x", "--speed=9"], "Unknown command line flag 'speed'"),
         (["--model=x", "photo.png"], "unknown argument 'photo.png'"),
         (["--model=x", "--format=xml"], "--format"),
@@ -120,7 +142,7 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: st
 def test_help_is_complete() -> None:
     done = run_program("--help")
     assert done.returncode == 0
-    for name in ("model", "input", "output_dir", "format", "faces"):
+    for name in ("model", "input", "output_dir", "format", "detector", "yunet_model", "smoothing"):
         assert f"  --{name}=" in done.stdout
 
 
@@ -128,8 +150,19 @@ def test_no_face_is_no_error(model: Path, album: Path, capsys: pytest.CaptureFix
     wall = album / "wall.png"
     assert predict.predict(options(f"--model={model}", f"--input={wall}")) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == [{"file": str(wall), "faces": []}]
+    [entry] = read_json(captured.out)
+    assert entry["faces"] == []
     assert captured.err == f"{wall}: no face found\n"
+
+
+def test_a_video_without_a_face_is_said_once(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = write_video(tmp_path / "clip.mp4", sliding_photograph(5, faces=False))
+    assert predict.predict(options(f"--model={model}", f"--input={clip}")) == 0
+    captured = capsys.readouterr()
+    assert len(read_json(captured.out)) == 5
+    assert captured.err == f"{clip}: no face found\n"
 
 
 def test_csv_has_a_row_a_face(
@@ -145,14 +178,17 @@ def test_csv_has_a_row_a_face(
     captured = capsys.readouterr()
     assert code == 1
     assert captured.out.splitlines()[0] == (
-        "file,face,left,top,width,height,expression,angry,disgust,fear,happy,sad,surprise,neutral"
+        "file,frame,time,face,track,left,top,width,height,expression,"
+        "angry,disgust,fear,happy,sad,surprise,neutral"
     )
     rows = list(csv.DictReader(io.StringIO(captured.out)))
-    assert [(Path(row["file"]).name, row["face"]) for row in rows] == [
-        ("astronaut.jpg", "0"),
-        ("face.png", "0"),
-        ("twice, in one.png", "0"),
-        ("twice, in one.png", "1"),
+    places = [(Path(row["file"]).name, row["frame"], row["face"], row["track"]) for row in rows]
+    assert places == [
+        ("astronaut.jpg", "", "0", ""),
+        *(("clip.mp4", str(number), "0", "0") for number in range(CLIP_FRAMES)),
+        ("face.png", "", "0", ""),
+        ("twice, in one.png", "", "0", ""),
+        ("twice, in one.png", "", "1", ""),
     ]
     for row in rows:
         assert sum(float(row[name]) for name in EXPRESSIONS) == pytest.approx(1, abs=1e-5)
@@ -168,7 +204,7 @@ def test_a_model_of_eight_expressions_has_eight_columns(
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert list(row)[-8:] == list(EIGHT_EXPRESSIONS)
     predict.predict(options(*arguments))
-    (entry,) = json.loads(capsys.readouterr().out)
+    (entry,) = read_json(capsys.readouterr().out)
     shares = entry["faces"][0]["probabilities"]
     assert {name: float(row[name]) for name in EIGHT_EXPRESSIONS} == shares
 
@@ -178,14 +214,12 @@ def test_csv_keeps_a_name_that_is_no_utf_8(model: Path, album: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     (album / "wall.png").rename(album / name)
     command = [sys.executable, "-m", "tools.predict", f"--model={model}", "--format=csv"]
-    command += [f"--input={album / name}", "--faces=whole"]
+    command += [f"--input={album / name}", "--detector=none"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    assert b"caf\xe9.png,0,0,0,200,120," in done.stdout
+    assert b"caf\xe9.png,,,0,,0,0,200,120," in done.stdout
 
 
-def test_a_terminal_shows_the_bar_and_then_the_results(model: Path, album: Path) -> None:
-    for number in range(5):
-        Image.new("L", (48, 48), number).save(album / f"{number}.png")
+def test_a_terminal_shows_the_results_above_the_bar(model: Path, album: Path) -> None:
     main_end, program_end = os.openpty()
     termios.tcsetwinsize(program_end, (24, 100))
     command = [sys.executable, "-m", "tools.predict", f"--model={model}", f"--input={album}"]
@@ -197,51 +231,94 @@ def test_a_terminal_shows_the_bar_and_then_the_results(model: Path, album: Path)
                 shown += piece
     os.close(main_end)
     assert program.returncode == 0
-    bar, results = shown.decode().split("[\r\n", maxsplit=1)
-    assert "8/8" in bar
-    assert len(json.loads("[" + results)) == 8
+    text = shown.decode()
+    lines = text.replace("\r", "\n").splitlines()
+    total = 3 + CLIP_FRAMES
+    assert len([json.loads(line) for line in lines if line.startswith("{")]) == total
+    assert text.index(f"{total}/{total}") > text.rindex("{")
 
 
-def test_faces_flag(model: Path, album: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_detector_flags(
+    model: Path, album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = yunet_stub.write_network(tmp_path / "yunet.onnx")
+    cell = np.zeros((128, 128, 3), np.uint8)
+    cell[64:72, 64:72] = 255
+    Image.fromarray(cell).save(tmp_path / "cell.png")
     counts = {}
-    for mode in ("detect", "whole"):
-        predict.predict(options(f"--model={model}", f"--input={album}", f"--faces={mode}"))
-        entries = read_json(capsys.readouterr().out)
-        counts[mode] = [len(entry["faces"]) for entry in entries.values()]
-    assert counts == {"detect": [1, 0, 0], "whole": [1, 1, 1]}
+    for flags_given in (["haar"], ["none"], ["yunet", f"--yunet_model={network}"]):
+        arguments = [f"--model={model}", f"--input={tmp_path / 'cell.png'}", f"--input={album}/*"]
+        arguments += [f"--detector={flags_given[0]}", *flags_given[1:]]
+        assert predict.predict(options(*arguments)) == 0
+        entries = by_name(capsys.readouterr().out)
+        counts[flags_given[0]] = [len(entries[name]["faces"]) for name in ("cell.png", "wall.png")]
+    assert counts == {"haar": [0, 0], "none": [1, 1], "yunet": [1, 0]}
+    with pytest.raises(InputError, match="with --detector=yunet"):
+        predict.predict(options(f"--model={model}", f"--input={album}", "--detector=yunet"))
 
 
-def test_inputs_are_files_folders_and_globs_each_image_once(album: Path) -> None:
-    in_order = [album / "astronaut.jpg", album / "more" / "face.png", album / "wall.png"]
-    assert predict.find_images([str(album)]) == in_order
-    assert predict.find_images([f"{album}/**/*"]) == in_order
-    assert predict.find_images([f"{album}/*.png"]) == in_order[2:]
-    assert predict.find_images([str(in_order[2]), str(album)]) == [
-        in_order[2],
-        *in_order[:2],
-    ]
-    assert predict.find_images([str(album / "notes.txt")]) == [album / "notes.txt"]
-    bracketed = album / "[1].png"
-    in_order[2].rename(bracketed)
-    assert predict.find_images([str(bracketed)]) == [bracketed]
+def test_an_input_that_is_named_twice_is_predicted_once(album: Path) -> None:
+    wall = album / "wall.png"
+    assert predict.find_files([str(wall), str(album)])[0] == wall
+    assert len(predict.find_files([str(wall), str(album), f"{album}/*"])) == 4
 
 
-@pytest.mark.parametrize("text", ["empty", "nothing*.png", "missing.jpg"])
-def test_every_input_must_match_something(album: Path, text: str) -> None:
-    (album / "empty").mkdir()
-    with pytest.raises(InputError, match=r"--input=.*expected an image file"):
-        predict.find_images([str(album), str(album / text)])
+# A camera, in whose place a recording gives its pictures in their time.
 
 
-def test_copies_do_not_collide(tmp_path: Path) -> None:
-    sources = [Path(name) for name in ("a/x.jpg", "b/x.jpg", "c/X.JPG", "a/x.png", "a/x.webp")]
-    copies = predict.name_copies(sources, tmp_path)
-    names = [copies[source].name for source in sources]
-    assert names == ["x.jpg", "x-2.jpg", "X-3.JPG", "x.png", "x-2.png"]
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("camera") / "recording.mp4"
+    return write_video(path, sliding_photograph(40))
 
 
-def test_copies_never_replace_an_input(album: Path) -> None:
-    with pytest.raises(InputError, match="expected a folder without inputs"):
-        predict.name_copies([album / "wall.png"], album / "more" / "..")
-    with pytest.raises(InputError, match="expected a folder, received a file"):
-        predict.name_copies([album / "wall.png"], album / "notes.txt")
+def test_a_camera_streams_json_and_is_recorded(
+    model: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = options(f"--model={model}", "--input=camera:0", f"--output_dir={tmp_path / 'out'}")
+    camera = Camera(RecordedCamera(recording, again=True), "camera:0")
+    threading.Timer(3, camera.stop).start()
+    assert predict.predict_camera(chosen, camera) == 0
+    entries = read_json(capsys.readouterr().out)
+    assert len(entries) > 5
+    assert [entry["frame"] for entry in entries] == list(range(len(entries)))
+    assert {entry["file"] for entry in entries} == {"camera:0"}
+    assert {face["track"] for entry in entries for face in entry["faces"]} >= {0}
+    _, times = read_video(tmp_path / "out" / "camera-0.mp4")
+    np.testing.assert_allclose(times, [entry["time"] for entry in entries], atol=1e-5)
+
+
+def test_a_camera_that_fails_gives_exit_code_1(
+    model: Path, recording: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    camera = Camera(RecordedCamera(recording), "camera:0")
+    chosen = options(f"--model={model}", "--input=camera:0", "--format=csv")
+    assert predict.predict_camera(chosen, camera) == 1
+    assert "camera:0: expected pictures of the camera, received no more" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_camera_cleanly(model: Path, recording: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    program = (
+        "from pathlib import Path; from absl import flags; from tools import predict\n"
+        "from tests.camera_test import RecordedCamera; from fer_tfdata.camera import Camera\n"
+        f"camera = Camera(RecordedCamera(Path({str(recording)!r}), again=True), 'camera:0')\n"
+        f"options = predict.PredictOptions(model={str(model)!r}, output_dir={str(out)!r})\n"
+        "raise SystemExit(predict.predict_camera(options, camera))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "DISPLAY": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
+        assert started.stdout is not None
+        lines = [started.stdout.readline() for _ in range(3)]
+        started.send_signal(signal.SIGINT)
+        rest, complaints = started.communicate(timeout=60)
+    assert (started.returncode, complaints) == (0, "")
+    entries = read_json("".join(lines) + rest)
+    assert [entry["frame"] for entry in entries] == list(range(len(entries)))
+    assert len(read_video(out / "camera-0.mp4")[0]) == len(entries)

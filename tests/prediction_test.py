@@ -1,3 +1,7 @@
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +11,16 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from fer_tfdata import prediction
+from fer_tfdata import detectors, inputs, prediction
 from fer_tfdata.classifier import KerasClassifier
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
 from fer_tfdata.faces import Box
+from fer_tfdata.frames import Frame
 from fer_tfdata.images import Pixels
-from fer_tfdata.prediction import FacePrediction, Predictor
+from fer_tfdata.prediction import Predictor
+from fer_tfdata.results import FacePrediction, ImagePrediction
+from tests.videos import sliding_photograph, write_video
 
 
 def tiny_model(
@@ -173,10 +180,11 @@ def test_a_model_of_eight_expressions_gives_eight_probabilities() -> None:
     assert sum(row(face)) == pytest.approx(1, abs=1e-6)
 
 
-def test_no_face_and_modes(predictor: Predictor) -> None:
+def test_no_face_and_no_detector(predictor: Predictor) -> None:
     flat = np.full((200, 200, 3), 99, np.uint8)
     assert predictor.predict_image(flat) == []
-    assert len(Predictor(KerasClassifier(tiny_model()), mode="whole").predict_image(flat)) == 1
+    whole = Predictor(KerasClassifier(tiny_model()), detector=detectors.make_detector("none"))
+    assert [face.box for face in whole.predict_image(flat)] == [Box(0, 0, 200, 200)]
 
 
 def test_files_together_equal_one_at_a_time(tmp_path: Path, predictor: Predictor) -> None:
@@ -205,58 +213,169 @@ def test_no_files_no_results(predictor: Predictor) -> None:
     assert list(predictor.predict_paths([])) == []
 
 
-def face_at(box: Box) -> FacePrediction:
-    return FacePrediction(box, dict(zip(EXPRESSIONS, [0.1] * 3 + [0.4] + [0.1] * 3, strict=True)))
+def test_folders_and_patterns_are_searched_and_addresses_never(
+    tmp_path: Path, predictor: Predictor
+) -> None:
+    for name in ("b.png", "a.png"):
+        Image.new("L", (48, 48)).save(tmp_path / name)
+    named = [tmp_path, str(tmp_path / "b*"), "https://example.org/a.png", tmp_path / "none*"]
+    results = list(predictor.predict_paths(named))
+    assert [result.path.name for result in results[:3]] == ["a.png", "b.png", "b.png"]
+    assert [result.error is None for result in results] == [True, True, True, False, False]
+    assert "received an address" in str(results[3].error)
 
 
-def test_the_annotated_copy_shows_box_and_bars() -> None:
-    image = np.zeros((512, 512, 3), np.uint8)
-    annotated = prediction.annotate(image, [face_at(Box(100, 100, 120, 120))])
-    assert annotated.dtype == np.uint8
-    assert annotated.shape == image.shape
-    assert not image.any()
-    assert annotated[219, 100:220].any(axis=1).all()  # the box's lower edge
-    assert not annotated[105:215, 105:215].any()  # the face
-    assert annotated[100:220, 230:].any()  # the bars
-    assert annotated[70:99, 100:200].any()  # the expression
+# Videos
 
 
-def bars_of(expressions: tuple[str, ...]) -> int:
-    """Counts the bars that are drawn beside a face."""
-    probabilities = dict.fromkeys(expressions, 1 / len(expressions))
-    face = FacePrediction(Box(100, 100, 120, 120), probabilities)
-    annotated = prediction.annotate(np.zeros((512, 512, 3), np.uint8), [face])
-    right_end = np.flatnonzero(annotated[:, 240:].any(axis=(0, 2)))[-1] + 240
-    column = annotated[:, right_end - 20, 0].astype(int)  # where every bar is faint
-    return int(np.count_nonzero((column[1:] > 64) & (column[:-1] <= 64)))
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a second with the photograph, and then as long a wall alone."""
+    frames = [*sliding_photograph(15), *sliding_photograph(15, faces=False)]
+    return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4", frames)
 
 
-def test_there_are_as_many_bars_as_expressions() -> None:
-    assert bars_of(EXPRESSIONS) == 7
-    assert bars_of(EIGHT_EXPRESSIONS) == 8
+def test_every_frame_of_a_video_has_a_result(clip: Path, predictor: Predictor) -> None:
+    results = list(predictor.predict_paths([clip], smoothing=0))
+    assert [result.frame for result in results] == list(range(30))
+    np.testing.assert_allclose([r.time or 0 for r in results], np.arange(30) / 30, atol=1e-5)
+    assert [len(result.faces) for result in results] == [1] * 15 + [0] * 15
+    assert {face.track for result in results for face in result.faces} == {0}
+    lefts = [result.faces[0].box.left for result in results[:15]]
+    np.testing.assert_allclose(np.diff(lefts), 1, atol=3)
+    for result, frame in zip(results[:15:7], list(inputs.read_frames([clip]))[:15:7], strict=True):
+        assert frame.pixels is not None
+        [found] = detectors.HaarDetector().detect(
+            [frame.pixels], smallest=prediction.SMALLEST_IN_VIDEOS
+        )
+        assert [face.box for face in result.faces] == found
+        crop = prediction.faces.crop_face(frame.pixels, found[0], 48)
+        expected = predictor.predict_faces(crop[np.newaxis, ..., np.newaxis])
+        np.testing.assert_allclose(row(result.faces[0]), expected[0], atol=1e-6)
 
 
-def test_a_small_image_is_enlarged_and_a_large_one_is_not() -> None:
-    small = np.zeros((48, 40, 3), np.uint8)
-    assert prediction.annotate(small, [face_at(Box(0, 0, 40, 48))]).shape == (384, 320, 3)
-    large = np.zeros((900, 1600, 3), np.uint8)
-    np.testing.assert_array_equal(prediction.annotate(large, []), large)
+def test_smoothing_is_on_and_can_be_left_out(clip: Path, predictor: Predictor) -> None:
+    def changes(smoothing: float) -> float:
+        results = predictor.predict_paths([clip], smoothing=smoothing)
+        rows = [row(result.faces[0]) for result in results if result.faces]
+        return float(np.abs(np.diff(rows, axis=0)).sum())
+
+    default = [row(r.faces[0]) for r in predictor.predict_paths([clip]) if r.faces]
+    assert changes(prediction.SMOOTHING) == pytest.approx(np.abs(np.diff(default, axis=0)).sum())
+    assert 0 < changes(5) < changes(prediction.SMOOTHING) < 0.7 * changes(0)
 
 
-@pytest.mark.parametrize("shape", [(48, 48), (1, 1), (3, 2000), (2000, 3), (300, 400)])
-def test_boxes_at_every_border_can_be_drawn(shape: tuple[int, int]) -> None:
-    height, width = shape
-    whole = face_at(Box(0, 0, width, height))
-    corner = face_at(Box(width - 1, height - 1, 1, 1))
-    annotated = prediction.annotate(np.zeros((*shape, 3), np.uint8), [whole, corner])
-    assert annotated.any()
+def test_images_and_videos_share_batches_and_keep_their_order(
+    tmp_path: Path, clip: Path, predictor: Predictor
+) -> None:
+    face, broken = tmp_path / "face.png", tmp_path / "broken.mkv"
+    Image.fromarray(random_images(1, 48, 48)[0]).save(face)
+    broken.write_text("no video")
+    copy = tmp_path / "again.mp4"
+    copy.write_bytes(clip.read_bytes())
+    results = list(predictor.predict_paths([face, clip, broken, copy, face]))
+    assert [result.path for result in results] == [face, *[clip] * 30, broken, *[copy] * 30, face]
+    first, second = results[1:31], results[32:62]
+    assert [result.faces for result in first] == [result.faces for result in second]
+    alone = predictor.predict_image(face)
+    for result in (results[0], results[-1]):
+        assert (result.frame, result.time) == (None, None)
+        assert [face.track for face in result.faces] == [None]
+        np.testing.assert_allclose(row(result.faces[0]), row(alone[0]), atol=1e-6)
 
 
-def test_bars_cover_no_other_face() -> None:
-    image = np.zeros((400, 640, 3), np.uint8)
-    boxes = [Box(left, 150, 100, 100) for left in (10, 130, 250)]
-    annotated = prediction.annotate(image, [face_at(box) for box in boxes])
-    for box in boxes:
-        inside = annotated[box.top + 5 : box.top + 95, box.left + 5 : box.left + 95]
-        assert not inside.any()
-    assert annotated[150:250, 360:].any()  # only the last has room
+def test_of_a_damaged_video_the_frames_before_the_damage_have_results(
+    tmp_path: Path, clip: Path, predictor: Predictor
+) -> None:
+    cut = tmp_path / "cut.mkv"
+    write_video(cut, sliding_photograph(60, faces=False))
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    *frames, last, other = predictor.predict_paths([cut, tmp_path / "missing.png"])
+    assert len(frames) > 10
+    assert [result.error for result in frames] == [None] * len(frames)
+    assert (last.path, last.frame, last.time) == (cut, None, None)
+    assert not last.faces
+    assert "expected a complete video" in str(last.error)
+    assert "nothing there" in str(other.error)
+
+
+class Counted:
+    """Frames that know how many of them are in memory at most."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.alive = self.most_alive = 0
+        self._lock = threading.Lock()
+
+    def frames(self) -> Iterator[Frame]:
+        for index in range(self.count):
+            pixels = _Pixels((1080, 1920, 3), np.uint8)
+            pixels.counted = self
+            self._add(1)
+            yield Frame(source=Path("a.mp4"), pixels=pixels, index=index, time=Fraction(index, 30))
+
+    def _add(self, number: int) -> None:
+        with self._lock:
+            self.alive += number
+            self.most_alive = max(self.alive, self.most_alive)
+
+
+class _Pixels(np.ndarray):  # type: ignore[type-arg]
+    counted: Counted | None = None
+
+    def __del__(self) -> None:
+        if self.counted is not None:
+            self.counted._add(-1)
+
+
+def test_however_long_a_video_is_few_frames_are_in_memory() -> None:
+    predictor = Predictor(KerasClassifier(tiny_model()), detector=detectors.WholeDetector())
+    most_alive = []
+    for count in (100, 200):
+        counted = Counted(count)
+        for number, (_, result) in enumerate(predictor.predict_frames(counted.frames())):
+            assert result.frame == number
+        assert number == count - 1
+        most_alive.append(counted.most_alive)
+    assert most_alive[1] <= 80
+    assert most_alive[1] <= most_alive[0] + 12
+
+
+def test_live_frames_are_answered_one_by_one(predictor: Predictor) -> None:
+    taken = []
+
+    def frames() -> Iterator[Frame]:
+        for index in range(5):
+            taken.append(index)
+            pixels = np.zeros((48, 48, 3), np.uint8)
+            yield Frame(source=Path("camera:0"), pixels=pixels, index=index, time=Fraction(index))
+
+    for frame, result in predictor.predict_frames(frames(), live=True):
+        assert taken[-1] == frame.index == result.frame
+
+
+def test_who_takes_no_more_results_leaves_no_thread(clip: Path, predictor: Predictor) -> None:
+    before = threading.active_count()
+    predicted = predictor.predict_frames(inputs.read_frames([clip]))
+    next(predicted)
+    predicted.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+def test_threads_share_a_predictor(predictor: Predictor) -> None:
+    photographs = [np.ascontiguousarray(data.astronaut()[:, n:]) for n in (0, 10, 20, 30)]
+    alone = [predictor.predict_image(photograph) for photograph in photographs]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(predictor.predict_image, photographs))
+    assert [[face.box for face in faces] for faces in together] == [
+        [face.box for face in faces] for faces in alone
+    ]
+
+
+def test_a_negative_smoothing_is_refused(clip: Path, predictor: Predictor) -> None:
+    with pytest.raises(InputError, match="smoothing: expected seconds of at least 0"):
+        next(predictor.predict_paths([clip], smoothing=-1))
+
+
+def test_a_result_holds_no_pixels() -> None:
+    assert not {"pixels", "image"} & {*ImagePrediction.__dataclass_fields__}

@@ -1,36 +1,45 @@
-"""Predicts the expressions of the faces in image files.
+"""Predicts the expressions of the faces in images, videos and a camera's pictures.
 
-    python -m tools.predict --input=photo.jpg --input=holidays/
-    python -m tools.predict --model=model.keras --input='album/*.png' --format=csv > faces.csv
+    python -m tools.predict --input=photo.jpg --input=holidays/ --output_dir=annotated
+    python -m tools.predict --input=clip.mp4 --format=csv > faces.csv
+    python -m tools.predict --input=camera:0
 
 An image is a photograph, in which faces are looked for, or a face that has been cut out already,
-such as FER2013's 48 x 48 pixels; see --faces.  The results go to stdout.  An image without a face
-is said on stderr and is no error; an image that cannot be read gives its error in place of its
-faces (JSON) or on stderr alone (CSV), the others go on, and the exit code is 1 at the end.
+such as FER2013's 48 x 48 pixels; see --detector.  The results go to stdout, as soon as they are
+there.  An image or video without a face is said on stderr and is no error; a file that cannot be
+read gives its error in place of its faces (JSON) or on stderr alone (CSV), the others go on, and
+the exit code is 1 at the end.  A camera ends with Ctrl-C, or with the window that shows it.
 """
 
-import csv
+import contextlib
 import dataclasses
-import glob
 import io
-import json
+import itertools
+import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Final
 
 from absl import flags
 
-from fer_tfdata import atomic, command_line
+from fer_tfdata import command_line
 from fer_tfdata.errors import InputError
 from fer_tfdata.named_models import PRETRAINED
 
 # The heavy imports stand in the functions that need them: `--help` answers at once.
 if TYPE_CHECKING:
-    from fer_tfdata.faces import FacesMode
-    from fer_tfdata.prediction import FacePrediction, ImagePrediction
+    from fer_tfdata.camera import Camera
+    from fer_tfdata.detectors import DetectorName
+    from fer_tfdata.frames import Frame
+    from fer_tfdata.live_window import LiveWindow
+    from fer_tfdata.prediction import Predictor
+    from fer_tfdata.results import CsvRows, ImagePrediction, JsonLines
 
-_FEW_FILES = 3  # done before a progress bar would be read
+    Predicted = Generator[tuple[Frame, ImagePrediction], None, None]
+
+_FEW_PICTURES: Final = 3  # done before a progress bar would be read
+_NOTHING: Final = contextlib.nullcontext()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +50,9 @@ class PredictOptions:
     input: Sequence[str] = ()
     output_dir: str | None = None
     format: str = "json"
-    faces: "FacesMode" = "auto"
+    detector: "DetectorName" = "haar"
+    yunet_model: str | None = None
+    smoothing: float = 0.3
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -55,31 +66,47 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_multi_string(
         "input",
         [],
-        "An image file, a folder (searched with its subfolders) or a quoted glob pattern; give it"
-        " several times for several; required. Of folders and patterns, the files with an image's"
-        " suffix count.",
+        "An image or video file, a folder (searched with its subfolders) or a quoted glob pattern;"
+        " give it several times for several; or camera:0, alone; required. Of folders and patterns,"
+        " the files with an image's or a video's suffix count.",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
         "output_dir",
         None,
-        "Also write a copy of every image here, with its faces and expressions drawn: a JPEG of a"
-        " JPEG, a PNG of anything else. Copies of an earlier run are replaced.",
+        "Also write a copy of every image and video here, with its faces and expressions drawn: a"
+        " JPEG of a JPEG, a PNG of another image, an H.264 MP4 without sound of a video or camera."
+        " Copies of an earlier run are replaced.",
         flag_values=flag_values,
     )
     flags.DEFINE_enum(
         "format",
-        "json",
+        PredictOptions.format,
         ["json", "csv"],
-        "json: one list with an entry an image; csv: one row a face.",
+        "json: a line with an object an image or frame; csv: a row a face.",
         flag_values=flag_values,
     )
     flags.DEFINE_enum(
-        "faces",
-        "auto",
-        ["auto", "detect", "whole"],
-        "detect: look for upright, frontal faces; whole: every image is one face, cut out"
-        " already; auto: whole where the longer side has at most 96 pixels, detect otherwise.",
+        "detector",
+        PredictOptions.detector,
+        ["haar", "mtcnn", "yunet", "none"],
+        "haar: upright, frontal faces, with nothing to install; mtcnn: more, and slowly (extra:"
+        " mtcnn); yunet: more, and fast, with --yunet_model; none: every image is one face, cut"
+        " out already, as an image of at most 96 x 96 pixels always is.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "yunet_model",
+        None,
+        "The file face_detection_yunet_2023mar.onnx, from OpenCV's model zoo.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "smoothing",
+        PredictOptions.smoothing,
+        "The time constant, in seconds, with which the probabilities of a face in a video or before"
+        " a camera are smoothed; 0: each frame for itself.",
+        lower_bound=0.0,
         flag_values=flag_values,
     )
 
@@ -102,180 +129,171 @@ def run() -> None:
 
 
 def predict(options: PredictOptions) -> int:
-    """Prints the predictions and returns the exit code: 1 if an image could not be read.
+    """Prints the predictions and returns the exit code: 1 if something could not be read.
 
     Raises:
       InputError: if the model or the inputs are not there, or the copies would replace an input.
     """
-    paths = find_images(options.input)
-    copies = None if options.output_dir is None else name_copies(paths, Path(options.output_dir))
+    if not options.input:
+        raise InputError(
+            "--input: expected an image, a video, a folder, a glob or camera:0, received nothing"
+        )
+    from fer_tfdata import camera
 
-    command_line.import_tensorflow_quietly()
-    from tqdm import tqdm
-
-    from fer_tfdata.prediction import Predictor
-
-    predictor = Predictor.from_name(options.model, mode=options.faces)
-    silent = len(paths) <= _FEW_FILES or not sys.stderr.isatty()
-    errors: list[str] = []
-    bar = tqdm(paths, unit="image", disable=silent)
-    results: Iterable[ImagePrediction] = _report(predictor.predict_paths(bar), copies, errors)
-    if sys.stdout.isatty():
-        results = list(results)  # one terminal cannot show the bar and the results together
-    if options.format == "csv":
-        write_csv(results, predictor.expressions, sys.stdout)
-    else:
-        write_json(results, sys.stdout)
-    return 1 if errors else 0
+    numbers = [camera.number_of(text) for text in options.input]
+    if len(numbers) == 1 and numbers[0] is not None:
+        return predict_camera(options, camera.open_camera(numbers[0]))
+    if any(number is not None for number in numbers):
+        raise InputError(f"--input: expected a camera alone, received {len(numbers)} inputs")
+    return _predict_files(options)
 
 
-def find_images(inputs: Sequence[str]) -> list[Path]:
+def find_files(inputs: Sequence[str]) -> list[Path]:
     """Returns the files that `--input` means, each once: in its order, sorted within each.
 
     Raises:
-      InputError: if there is no input, or nothing matches one.
+      InputError: nothing fits one.
     """
-    if not inputs:
-        raise InputError("--input: expected an image file, a folder or a glob, received nothing")
+    from fer_tfdata import inputs as library
+
     found: dict[Path, Path] = {}
-    for text in inputs:
-        matches = _matches(text)
-        if not matches:
-            received = "a folder without any" if Path(text).is_dir() else "nothing there"
-            raise InputError(
-                f"--input={text}: expected an image file, a folder of images or a glob pattern,"
-                f" received {received}"
-            )
-        for path in matches:
-            found.setdefault(path.absolute(), path)
+    for named in inputs:
+        for file in library.find_files(named):
+            found.setdefault(file.absolute(), file)
     return list(found.values())
 
 
-def name_copies(paths: Iterable[Path], output_dir: Path) -> dict[Path, Path]:
-    """Returns where the annotated copy of each image goes: its own name, numbered if taken.
+def _predict_files(options: PredictOptions) -> int:
+    from fer_tfdata import copies, inputs
 
-    Raises:
-      InputError: if an image stands in `output_dir` itself, where a copy could replace it, or
-        if that is no folder.
+    files = find_files(options.input)
+    destinations = (
+        None if options.output_dir is None else copies.name_copies(files, Path(options.output_dir))
+    )
+    predictor = _load(options)
+    predicted = predictor.predict_frames(inputs.read_frames(files), smoothing=options.smoothing)
+    results = _copied(predicted, destinations)
+    with contextlib.closing(results):
+        write = _writer(options, predictor.expressions).write
+        return _print(results, write, total=inputs.num_frames(files))
+
+
+def predict_camera(options: PredictOptions, camera: "Camera") -> int:
+    """Predicts a camera's pictures until Ctrl-C, and returns the exit code.
+
+    Where there is a screen, a window shows them, and stdout gets the results only where it is no
+    terminal.
     """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise InputError(f"--output_dir={output_dir}: expected a folder, received a file")
-    copies: dict[Path, Path] = {}
-    taken: set[str] = set()
-    for path in paths:
-        if path.parent.resolve() == output_dir.resolve():
-            raise InputError(
-                f"--output_dir={output_dir}: expected a folder without inputs, received that of"
-                f" {path}, which a copy could replace; choose another"
-            )
-        suffix = path.suffix if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
-        name, number = f"{path.stem}{suffix}", 1
-        while name.casefold() in taken:  # some file systems do not tell cases apart
-            number += 1
-            name = f"{path.stem}-{number}{suffix}"
-        taken.add(name.casefold())
-        copies[path] = output_dir / name
-    return copies
+    from fer_tfdata.live_window import LiveWindow
+
+    predictor = _load(options)
+    window = LiveWindow.open(f"{camera.name}: Escape closes")
+    destinations = (
+        None
+        if options.output_dir is None
+        else {Path(camera.name): Path(options.output_dir, camera.name.replace(":", "-") + ".mp4")}
+    )
+    predicted = predictor.predict_frames(camera.frames(), smoothing=options.smoothing, live=True)
+    with _stopped_by_ctrl_c(camera), contextlib.closing(predicted):
+        results = _copied(_shown(predicted, window, camera), destinations)
+        shown_alone = window is not None and sys.stdout.isatty()
+        write = _ignore if shown_alone else _writer(options, predictor.expressions).write
+        return _print(results, write, total=None)
 
 
-def write_json(results: Iterable["ImagePrediction"], stream: TextIO) -> None:
-    """Writes one JSON document, an entry a line, while the results come."""
-    stream.write("[")
-    for index, result in enumerate(results):
-        stream.write(",\n" if index else "\n")
-        json.dump(_entry(result), stream)
-    stream.write("\n]\n")
+def _load(options: PredictOptions) -> "Predictor":
+    command_line.import_tensorflow_quietly()
+    from fer_tfdata import detectors
+    from fer_tfdata.prediction import Predictor
+
+    model = None if options.yunet_model is None else Path(options.yunet_model)
+    detector = detectors.make_detector(options.detector, yunet_model=model)
+    return Predictor.from_name(options.model, detector=detector)
 
 
-def write_csv(
-    results: Iterable["ImagePrediction"], expressions: Sequence[str], stream: TextIO
-) -> None:
-    """Writes a header and a row a face, the face counted from 0 within its image.
+@contextlib.contextmanager
+def _stopped_by_ctrl_c(camera: "Camera") -> Iterator[None]:
+    """Makes of a first Ctrl-C the camera's end; a second one interrupts the program."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: object) -> None:
+        camera.stop()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _shown(predicted: "Predicted", window: "LiveWindow | None", camera: "Camera") -> "Predicted":
+    """Passes pictures on and shows each one, if there is a window, whose end stops the camera."""
+    from fer_tfdata import annotation
+
+    for frame, result in predicted:
+        if window is not None and frame.pixels is not None:
+            window.show(annotation.annotate(frame.pixels, result.faces))
+            if window.closed:
+                camera.stop()
+        yield frame, result
+
+
+def _copied(
+    predicted: "Predicted", destinations: Mapping[Path, Path] | None
+) -> Generator["ImagePrediction", None, None]:
+    """Passes the results on, and writes the copies where there are to be any."""
+    if destinations is None:
+        return (result for _, result in predicted)
+    from fer_tfdata import copies
+
+    return copies.write_copies(predicted, destinations)
+
+
+def _writer(options: PredictOptions, expressions: Sequence[str]) -> "JsonLines | CsvRows":
+    from fer_tfdata.results import CsvRows, JsonLines
+
+    if options.format == "json":
+        return JsonLines(sys.stdout)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name need not be UTF-8
+    return CsvRows(sys.stdout, expressions)
+
+
+def _ignore(result: "ImagePrediction") -> None:
+    """Writes nothing."""
+
+
+def _print(
+    results: Iterator["ImagePrediction"],
+    write: Callable[["ImagePrediction"], None],
+    *,
+    total: int | None,
+) -> int:
+    """Writes the results beside a progress bar, says what is missing, returns the exit code.
 
     Args:
-      results: of one model.
-      expressions: what it knows, in the order of its probabilities.
-      stream: where to.
+      results: one source's after the other's.
+      write: a result, to stdout or nowhere.
+      total: how many results are expected; None where nobody knows.
     """
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="surrogateescape")  # a file's name need not be UTF-8
-    writer = csv.writer(stream, lineterminator="\n")
-    box_columns = ("left", "top", "width", "height")
-    writer.writerow(["file", "face", *box_columns, "expression", *expressions])
-    for result in results:
-        for index, face in enumerate(result.faces):
-            box = dataclasses.astuple(face.box)
-            probabilities = _rounded(face).values()
-            writer.writerow([result.path, index, *box, face.expression, *probabilities])
-
-
-def _matches(text: str) -> list[Path]:
-    from fer_tfdata.images import IMAGE_SUFFIXES
-
-    path = Path(text)
-    if path.is_dir():
-        candidates = path.rglob("*")
-    elif path.exists():
-        return [path]
-    else:
-        # pathlib's glob takes no absolute pattern.
-        matches = glob.iglob(text, recursive=True)  # noqa: PTH207
-        candidates = (Path(match) for match in matches)
-    return sorted(
-        candidate
-        for candidate in candidates
-        if candidate.suffix.lower() in IMAGE_SUFFIXES
-        and not candidate.name.startswith(".")  # what file managers leave beside an image
-        and candidate.is_file()
-    )
-
-
-def _report(
-    results: Iterable["ImagePrediction"], copies: Mapping[Path, Path] | None, errors: list[str]
-) -> Iterator["ImagePrediction"]:
-    """Passes results on; says on stderr what is missing, collects errors, writes the copies."""
     from tqdm import tqdm
 
-    for result in results:
-        if result.error is not None:
-            errors.append(result.error)
-            tqdm.write(result.error, file=sys.stderr)
-        else:
-            if not result.faces:
-                tqdm.write(f"{result.path}: no face found", file=sys.stderr)
-            if copies is not None:
-                _write_copy(result, copies[result.path])
-        yield result
-
-
-def _write_copy(result: "ImagePrediction", destination: Path) -> None:
-    from PIL import Image
-
-    from fer_tfdata import images, prediction
-
-    # Read again: to keep every picture of a batch would take gigabytes.
-    annotated = prediction.annotate(images.read_image(result.path), result.faces)
-    with atomic.replacing(destination) as temporary:
-        Image.fromarray(annotated).save(temporary, quality=95)
-
-
-def _entry(result: "ImagePrediction") -> dict[str, Any]:
-    if result.error is not None:
-        return {"file": str(result.path), "error": result.error}
-    faces = [
-        {
-            "box": dataclasses.asdict(face.box),
-            "expression": face.expression,
-            "probabilities": _rounded(face),
-        }
-        for face in result.faces
-    ]
-    return {"file": str(result.path), "faces": faces}
-
-
-def _rounded(face: "FacePrediction") -> dict[str, float]:
-    # float32 holds no more, and printed as float64 would show digits that mean nothing.
-    return {name: round(value, 6) for name, value in face.probabilities.items()}
+    few = total is not None and total <= _FEW_PICTURES
+    num_errors = 0
+    with tqdm(total=total, unit="picture", disable=few or not sys.stderr.isatty()) as bar:
+        for path, of_path in itertools.groupby(results, key=lambda result: result.path):
+            num_faces, error = 0, None
+            for result in of_path:
+                # Where one terminal shows both, results stand above the bar.
+                with tqdm.external_write_mode(sys.stdout) if sys.stdout.isatty() else _NOTHING:
+                    write(result)
+                num_faces, error = num_faces + len(result.faces), result.error
+                bar.update()
+            if error is not None or not num_faces:
+                tqdm.write(error or f"{path}: no face found", file=sys.stderr)
+            num_errors += error is not None
+    return 1 if num_errors else 0
 
 
 if __name__ == "__main__":

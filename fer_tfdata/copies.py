@@ -1,0 +1,96 @@
+"""Writes copies of images and videos in which what a model says of the faces is drawn."""
+
+import contextlib
+import itertools
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from fer_tfdata import annotation, atomic, inputs
+from fer_tfdata.errors import InputError
+from fer_tfdata.frames import Frame
+from fer_tfdata.images import Pixels
+from fer_tfdata.results import ImagePrediction
+from fer_tfdata.video import VideoWriter
+
+
+def name_copies(files: Iterable[Path], output_dir: Path) -> dict[Path, Path]:
+    """Returns where the copy of each file goes: its own name, numbered if taken.
+
+    A JPEG's copy is a JPEG, another image's a PNG, a video's an MP4.
+
+    Args:
+      files: images and videos.
+      output_dir: where to.
+
+    Raises:
+      InputError: if a file stands in `output_dir` itself, where a copy could replace it, or if
+        that is no folder.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"--output_dir={output_dir}: expected a folder, received a file")
+    copies: dict[Path, Path] = {}
+    taken: set[str] = set()
+    for file in files:
+        if file.parent.resolve() == output_dir.resolve():
+            raise InputError(
+                f"--output_dir={output_dir}: expected a folder without inputs, received that of"
+                f" {file}, which a copy could replace; choose another"
+            )
+        suffix = _copy_suffix(file)
+        name, number = f"{file.stem}{suffix}", 1
+        while name.casefold() in taken:  # some file systems do not tell cases apart
+            number += 1
+            name = f"{file.stem}-{number}{suffix}"
+        taken.add(name.casefold())
+        copies[file] = output_dir / name
+    return copies
+
+
+def write_copies(
+    predicted: Iterable[tuple[Frame, ImagePrediction]], copies: Mapping[Path, Path]
+) -> Generator[ImagePrediction, None, None]:
+    """Yields the results, and writes each one's picture into its copy before.
+
+    A copy is complete or absent.  That of a damaged video has the frames before the damage.
+
+    Args:
+      predicted: what `Predictor.predict_frames` yields.
+      copies: where to, by file.
+    """
+    for source, of_source in itertools.groupby(predicted, key=lambda pair: pair[0].source):
+        pairs = iter(of_source)
+        frame, result = next(pairs)
+        if frame.pixels is None:
+            yield result
+        elif frame.moving:
+            yield from _write_video(itertools.chain([(frame, result)], pairs), copies[source])
+        else:
+            _write_image(annotation.annotate(frame.pixels, result.faces), copies[source])
+            yield result
+
+
+def _write_image(annotated: Pixels, copy: Path) -> None:
+    with atomic.replacing(copy) as temporary:
+        Image.fromarray(annotated).save(temporary, quality=95)
+
+
+def _write_video(
+    predicted: Iterator[tuple[Frame, ImagePrediction]], copy: Path
+) -> Iterator[ImagePrediction]:
+    with (
+        atomic.replacing(copy) as temporary,
+        temporary.open("wb") as file,
+        contextlib.closing(VideoWriter(file)) as writer,
+    ):
+        for frame, result in predicted:
+            if frame.pixels is not None and frame.time is not None:
+                writer.write(annotation.annotate(frame.pixels, result.faces), frame.time)
+            yield result
+
+
+def _copy_suffix(file: Path) -> str:
+    if inputs.is_video(file):
+        return ".mp4"
+    return file.suffix if file.suffix.lower() in (".jpg", ".jpeg") else ".png"

@@ -1,0 +1,252 @@
+"""Finds the faces in pictures.
+
+Importing this imports no TensorFlow.
+"""
+
+import importlib
+import itertools
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+import cv2
+import cv2.data
+import numpy as np
+import numpy.typing as npt
+
+from fer_tfdata import faces, opencv_log
+from fer_tfdata.errors import InputError
+from fer_tfdata.faces import Box
+from fer_tfdata.images import Pixels
+
+DetectorName = Literal["haar", "mtcnn", "yunet", "none"]
+
+# In a smaller picture a face is hardly larger than a detector's window of 12 to 20 pixels; what
+# people hold at this size are data sets' images (FER2013: 48 pixels), which are faces already.
+WHOLE_FACE_MAX_SIDE: Final = 96
+
+
+class Detector(Protocol):
+    """Finds faces; several threads may share one."""
+
+    def detect(self, images: Sequence[Pixels], *, smallest: float) -> list[list[Box]]:
+        """Returns the faces of each image, inside of it, the largest first.
+
+        Args:
+          images: RGB uint8 `[height, width, 3]`.
+          smallest: the size of the smallest faces that are looked for, as a share of the image's
+            shorter side.  The time grows with the inverse of its square.
+        """
+
+
+def make_detector(name: DetectorName, *, yunet_model: Path | None = None) -> Detector:
+    """Returns the detector of a name.
+
+    Args:
+      name: see `docs/prediction.md`.
+      yunet_model: the network of `yunet`, an ONNX file; of none else.
+
+    Raises:
+      InputError: what it needs is not installed, or no network, or one too many, is given.
+    """
+    if (yunet_model is not None) != (name == "yunet"):
+        received = f"{name} with {yunet_model}" if yunet_model else "yunet alone"
+        raise InputError(
+            "expected --yunet_model=FILE.onnx with --detector=yunet, and with no other; received "
+            f"{received}; the file is face_detection_yunet of OpenCV's model zoo"
+        )
+    if yunet_model is not None:
+        return YunetDetector(yunet_model)
+    if name == "mtcnn":
+        return MtcnnDetector()
+    return HaarDetector() if name == "haar" else WholeDetector()
+
+
+def find_faces(images: Sequence[Pixels], detector: Detector, *, smallest: float) -> list[list[Box]]:
+    """Returns the faces of each image, the largest first.
+
+    An image whose longer side has at most `WHOLE_FACE_MAX_SIDE` pixels is a face cut out already.
+
+    Args:
+      images: RGB uint8 `[height, width, 3]`.
+      detector: looks for faces in the others.
+      smallest: see `Detector.detect`.
+    """
+    searched = [image for image in images if max(image.shape) > WHOLE_FACE_MAX_SIDE]
+    found = iter(detector.detect(searched, smallest=smallest))
+    return [
+        next(found) if max(image.shape) > WHOLE_FACE_MAX_SIDE else [faces.whole(image)]
+        for image in images
+    ]
+
+
+class WholeDetector:
+    """Takes every image for one face that has been cut out already."""
+
+    def detect(self, images: Sequence[Pixels], *, smallest: float) -> list[list[Box]]:
+        """See `Detector`."""
+        del smallest
+        return [[faces.whole(image)] for image in images]
+
+
+class HaarDetector:
+    """Finds upright frontal faces with OpenCV's Haar cascade `frontalface_alt2`.
+
+    Tried on one photograph of one face in 24 versions (scaled, turned, noisy, set into a larger
+    picture), `frontalface_default` saw faces where there are none in nine, this one in none; it
+    missed six, where the face is turned by 20 or 25 degrees, nearly black, or smaller than 3 % of
+    the picture's shorter side.
+    """
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()  # a cascade remembers the picture it is working on
+
+    def detect(self, images: Sequence[Pixels], *, smallest: float) -> list[list[Box]]:
+        """See `Detector`."""
+        return [self._detect(image, smallest) for image in images]
+
+    def _detect(self, image: Pixels, smallest: float) -> list[Box]:
+        height, width = image.shape[:2]
+        scale = _haar_scale(width, height, smallest)
+        gray = _scaled(faces.gray(image), scale)
+        side = max(_HAAR_SIDE, round(smallest * min(gray.shape)))
+        found = self._cascade().detectMultiScale(
+            gray, scaleFactor=1.1, minNeighbors=4, minSize=(side, side)
+        )
+        return _boxes(np.asarray(found, np.float64).reshape(-1, 4) / scale, width, height)
+
+    def _cascade(self) -> Any:
+        if not hasattr(self._of_thread, "cascade"):
+            file = Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml"
+            self._of_thread.cascade = cv2.CascadeClassifier(str(file))
+        return self._of_thread.cascade
+
+
+# A face of this side is the smallest that is reliably found: the cascade's window has 20 pixels.
+_HAAR_SIDE: Final = 24
+# The longer side of the copy that is searched lies between these.  Enlarging finds faces that
+# would be smaller than the window; shrinking bounds the time, which grows with the area.
+_HAAR_LEAST: Final = 512
+_HAAR_MOST: Final = 1280
+
+
+def _haar_scale(width: int, height: int, smallest: float) -> float:
+    longer = max(width, height)
+    bounded = min(max(longer, _HAAR_LEAST), _HAAR_MOST) / longer
+    return min(bounded, _HAAR_SIDE / (smallest * min(width, height)))
+
+
+class YunetDetector:
+    """Finds faces with OpenCV's YuNet (Wu et al. 2023), a network that the user has as a file."""
+
+    def __init__(self, model: Path) -> None:
+        """Takes the network.
+
+        Args:
+          model: `face_detection_yunet_2023mar.onnx` of OpenCV's model zoo, or another version.
+
+        Raises:
+          InputError: there is none, or it is another network.
+        """
+        self._model = model
+        self._of_thread = threading.local()  # a network is set to the size of one picture
+        if not model.is_file():
+            raise InputError(
+                f"{model}: expected a YuNet network as an ONNX file, received nothing there"
+            )
+        self.detect([np.zeros((64, 64, 3), np.uint8)], smallest=0.5)
+
+    def detect(self, images: Sequence[Pixels], *, smallest: float) -> list[list[Box]]:
+        """See `Detector`."""
+        return [self._detect(image, smallest) for image in images]
+
+    def _detect(self, image: Pixels, smallest: float) -> list[Box]:
+        height, width = image.shape[:2]
+        scale = min(1.0, _YUNET_SIDE / (smallest * min(width, height)))
+        searched = cv2.cvtColor(_scaled(image, scale), cv2.COLOR_RGB2BGR)
+        try:
+            network = self._network()
+            network.setInputSize(searched.shape[1::-1])
+            found = network.detect(searched)[1]
+        except cv2.error as error:
+            raise InputError(
+                f"{self._model}: expected a YuNet network as an ONNX file, received: {error.err}"
+            ) from error
+        framed = _framed(np.zeros((0, 4)) if found is None else found[:, :4], _YUNET_FRAME)
+        return _boxes(framed / scale, width, height)
+
+    def _network(self) -> Any:
+        if not hasattr(self._of_thread, "network"):
+            with opencv_log.quiet():
+                self._of_thread.network = cv2.FaceDetectorYN.create(str(self._model), "", (64, 64))
+        return self._of_thread.network
+
+
+_YUNET_SIDE: Final = 20
+
+
+class MtcnnDetector:
+    """Finds faces with MTCNN (Zhang et al. 2016), of the package `mtcnn`."""
+
+    def __init__(self) -> None:
+        """Loads the networks.
+
+        Raises:
+          InputError: the package is not installed.
+        """
+        try:
+            mtcnn = importlib.import_module("mtcnn")
+        except ImportError as error:
+            raise InputError(
+                "--detector=mtcnn: expected the package mtcnn, received none; install it with "
+                f"pip install 'fer-tfdata[mtcnn]' ({error})"
+            ) from error
+        self._mtcnn = mtcnn.MTCNN("face_and_landmarks_detection")
+
+    def detect(self, images: Sequence[Pixels], *, smallest: float) -> list[list[Box]]:
+        """See `Detector`."""
+        found: list[list[Box]] = []
+        for shape, alike in itertools.groupby(images, key=lambda image: image.shape):
+            height, width = shape[:2]
+            scale = min(1.0, _MTCNN_SIDE / (smallest * min(width, height)))
+            # One batch: of other sizes they would be padded to the largest.
+            answers = self._mtcnn.detect_faces([_scaled(image, scale) for image in alike])
+            for answer in answers:
+                boxes = np.array([face["box"] for face in answer], np.float64).reshape(-1, 4)
+                found.append(_boxes(_framed(boxes, _MTCNN_FRAME) / scale, width, height))
+        return found
+
+
+_MTCNN_SIDE: Final = 20
+
+# YuNet's and MTCNN's boxes, learned from WIDER FACE, go from the forehead to the chin and are
+# narrower than high.  FER2013's frame in terms of such a box: its side as a multiple of the box's
+# height, and how far its centre lies below the box's, as a multiple of the same.
+_YUNET_FRAME: Final = (1.0, 0.0)
+_MTCNN_FRAME: Final = (1.0, 0.0)
+
+
+def _framed(
+    boxes: npt.NDArray[np.floating[Any]], frame: tuple[float, float]
+) -> npt.NDArray[np.float64]:
+    """Returns squares around the faces that are framed as the Haar cascade frames them."""
+    left, top, width, height = boxes.astype(np.float64).T
+    side = height * frame[0] / (1 + 2 * faces.CROP_MARGIN)
+    x, y = left + width / 2, top + height * (0.5 + frame[1])
+    return np.stack([x - side / 2, y - side / 2, side, side], axis=1)
+
+
+def _scaled(image: Pixels, scale: float) -> Pixels:
+    height, width = image.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return image if size == (width, height) else faces.resized(image, size)
+
+
+def _boxes(found: npt.NDArray[np.float64], width: int, height: int) -> list[Box]:
+    """Returns rectangles (left, top, width, height) as boxes within an image, the largest first."""
+    first = np.clip(np.rint(found[:, :2]), 0, (width, height)).astype(int)
+    beyond = np.clip(np.rint(found[:, :2] + found[:, 2:]), 0, (width, height)).astype(int)
+    corners = np.concatenate([first, beyond - first], axis=1).tolist()
+    boxes = [Box(*box) for box in corners if min(box[2:]) > 0]
+    return sorted(boxes, key=lambda box: (-box.width * box.height, box.top, box.left))

@@ -1,0 +1,31 @@
+"""A picture on its way to the model."""
+
+import dataclasses
+from fractions import Fraction
+from pathlib import Path
+
+from fer_tfdata.images import Pixels
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Frame:
+    """An image file's picture, or one of a video's or a camera's pictures.
+
+    Attributes:
+      source: the file; `camera:0` and the like for a camera.
+      pixels: RGB uint8 `[height, width, 3]`; None where there is an error instead.
+      index: its place among the video's frames, from 0; None where the source is an image.
+      time: seconds since the video's first frame; None where the source is an image.
+      error: why the source, or the rest of it, could not be read, in one line.
+    """
+
+    source: Path
+    pixels: Pixels | None = None
+    index: int | None = None
+    time: Fraction | None = None
+    error: str | None = None
+
+    @property
+    def moving(self) -> bool:
+        """Whether it is one of several pictures of its source."""
+        return self.index is not None

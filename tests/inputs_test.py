@@ -1,0 +1,69 @@
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fer_tfdata import inputs
+from fer_tfdata.errors import InputError
+from tests.videos import sliding_photograph, write_video
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    folder = tmp_path / "album"
+    (folder / "more").mkdir(parents=True)
+    for name in ("b.png", "more/a.JPG", "._b.png"):
+        Image.new("L", (48, 48)).save(folder / name)
+    write_video(folder / "clip.mp4", sliding_photograph(3, height=48, width=64))
+    (folder / "notes.txt").write_text("no image, and not taken for one")
+    return folder
+
+
+def test_files_folders_and_patterns(album: Path) -> None:
+    in_order = [album / "b.png", album / "clip.mp4", album / "more" / "a.JPG"]
+    assert inputs.find_files(album) == in_order
+    assert inputs.find_files(str(album)) == in_order
+    assert inputs.find_files(f"{album}/**/*") == in_order
+    assert inputs.find_files(f"{album}/*.mp4") == in_order[1:2]
+    assert inputs.find_files(album / "notes.txt") == [album / "notes.txt"]
+    bracketed = in_order[0].rename(album / "[1].png")
+    assert inputs.find_files(bracketed) == [bracketed]
+
+
+@pytest.mark.parametrize("name", ["empty", "nothing*.png", "missing.jpg", "*.txt"])
+def test_every_input_must_match_something(album: Path, name: str) -> None:
+    (album / "empty").mkdir()
+    with pytest.raises(
+        InputError, match=f"{name}: expected an image or video file".replace("*", ".")
+    ):
+        inputs.find_files(album / name)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://example.org/a.jpg", "rtsp://camera/1", "http:/a.png", "file:///etc/a.png", "data:/x"],
+)
+def test_addresses_are_refused(address: str) -> None:
+    for named in (address, Path(address)):
+        with pytest.raises(InputError, match="received an address; download it first"):
+            inputs.find_files(named)
+
+
+def test_pictures_frames_and_errors_come_in_order(album: Path) -> None:
+    (album / "c.png").write_text("no image")
+    (album / "d.mkv").write_text("no video")
+    frames = list(inputs.read_frames(inputs.find_files(album)))
+    places = [(os.path.relpath(frame.source, album), frame.index) for frame in frames]
+    assert places == [
+        ("b.png", None),
+        ("c.png", None),
+        *(("clip.mp4", index) for index in range(3)),
+        ("d.mkv", None),
+        (str(Path("more", "a.JPG")), None),
+    ]
+    assert [frame.error is None for frame in frames] == [True, False, True, True, True, False, True]
+    for frame in frames:
+        assert (frame.pixels is None) == (frame.error is not None)
+        assert frame.moving == (frame.time is not None) == (frame.source.name == "clip.mp4")
+    assert inputs.num_frames(inputs.find_files(album)) == 7
