@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from fer_tfdata.faces import Box
@@ -33,26 +34,27 @@ def annotate(image: Pixels, predictions: Iterable[FacePrediction]) -> Pixels:
     """
     height, width = image.shape[:2]
     zoom = max(1, -(-_MIN_ANNOTATED_SIDE // max(height, width)))
-    canvas = Image.fromarray(image)
+    canvas = image.copy()
     if zoom > 1:
-        canvas = canvas.resize((width * zoom, height * zoom), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(canvas, "RGBA")
+        larger = (width * zoom, height * zoom)
+        canvas = np.array(Image.fromarray(image).resize(larger, Image.Resampling.BICUBIC))
+    size = (width * zoom, height * zoom)
     drawn = [(prediction, _corners(prediction.box, zoom)) for prediction in predictions]
     taken = [corners for _, corners in drawn]
     for prediction, corners in drawn:
-        _draw_face(draw, canvas.size, corners, prediction)
-        panel = _panel_corners(canvas.size, corners, taken, len(prediction.probabilities))
+        _draw_face(canvas, corners, prediction)
+        panel = _panel_corners(size, corners, taken, len(prediction.probabilities))
         if panel is not None:
-            _draw_bars(draw, panel, prediction)
+            _draw_bars(canvas, panel, prediction)
             taken.append(panel)
-    return np.array(canvas, dtype=np.uint8)
+    return canvas
 
 
-_Corners = tuple[int, int, int, int]  # left, top, right, bottom
+_Corners = tuple[int, int, int, int]  # left, top, and the first column and row beyond
 
 
 def _corners(box: Box, zoom: int) -> _Corners:
-    right, bottom = (box.left + box.width) * zoom - 1, (box.top + box.height) * zoom - 1
+    right, bottom = (box.left + box.width) * zoom, (box.top + box.height) * zoom
     return box.left * zoom, box.top * zoom, right, bottom
 
 
@@ -67,23 +69,34 @@ def _unit(size: tuple[int, int], corners: _Corners) -> int:
     return min(max((corners[2] - corners[0]) // 8, least), most)
 
 
-def _draw_face(
-    draw: ImageDraw.ImageDraw,
-    size: tuple[int, int],
-    corners: _Corners,
-    prediction: FacePrediction,
-) -> None:
+def _draw_face(canvas: Pixels, corners: _Corners, prediction: FacePrediction) -> None:
+    size = (canvas.shape[1], canvas.shape[0])
     unit = _unit(size, corners)
-    left, top, _, _ = corners
-    draw.rectangle(corners, outline=_ACCENT, width=max(2, unit // 7))
-    font = _font(unit)
+    _draw_frame(canvas[corners[1] : corners[3], corners[0] : corners[2]], max(2, unit // 7))
     text = f"{prediction.expression} {prediction.probabilities[prediction.expression]:.0%}"
-    width, height = round(draw.textlength(text, font)) + unit, round(unit * 1.5)
+    label = _label(text, unit)
+    height, width = label.shape[:2]
     # Above the box; inside where the picture ends there, and never beyond its right border.
-    left = max(0, min(left, size[0] - width))
-    top = top - height if top >= height else top
-    draw.rectangle((left, top, left + width, top + height), fill=_ACCENT)
-    draw.text((left + unit / 2, top + height / 2), text, fill=(0, 0, 0), font=font, anchor="lm")
+    left = max(0, min(corners[0], size[0] - width))
+    top = corners[1] - height if corners[1] >= height else corners[1]
+    place = canvas[top : top + height, left : left + width]
+    place[:] = label[: place.shape[0], : place.shape[1]]
+
+
+def _draw_frame(inside: Pixels, thickness: int) -> None:
+    for border in (inside[:thickness], inside[-thickness:]):
+        border[:] = _ACCENT
+    for border in (inside[:, :thickness], inside[:, -thickness:]):
+        border[:] = _ACCENT
+
+
+@functools.lru_cache(maxsize=512)
+def _label(text: str, unit: int) -> Pixels:
+    font = _font(unit)
+    width, height = round(font.getlength(text)) + unit, round(unit * 1.5)
+    picture = Image.new("RGB", (width, height), _ACCENT)
+    ImageDraw.Draw(picture).text((unit / 2, height / 2), text, (0, 0, 0), font, anchor="lm")
+    return np.array(picture)
 
 
 def _panel_corners(
@@ -105,18 +118,39 @@ def _overlap(a: _Corners, b: _Corners) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _draw_bars(draw: ImageDraw.ImageDraw, panel: _Corners, prediction: FacePrediction) -> None:
+def _draw_bars(canvas: Pixels, panel: _Corners, prediction: FacePrediction) -> None:
     left, top, right, bottom = panel
-    pitch = (bottom - top) / (len(prediction.probabilities) + 0.8)
-    pad = pitch * 0.4
-    font = _font(pitch * 0.75)
-    draw.rectangle(panel, fill=_BACKGROUND)
-    first, last = left + (right - left) * 0.46, right - pad
+    width, height = right - left, bottom - top
+    place = canvas[top:bottom, left:right]
+    names, transparency = _names(tuple(prediction.probabilities), width, height)
+    place[:] = (place * transparency + names).astype(np.uint8)
+    pitch, first, last = _bars(len(prediction.probabilities), width, height)
     for row, (expression, probability) in enumerate(prediction.probabilities.items()):
-        middle = top + pad + pitch * (row + 0.5)
-        draw.text((left + pad, middle), expression, fill=_TEXT, font=font, anchor="lm")
-        bar_top, bar_bottom = middle - pitch * 0.22, middle + pitch * 0.22
-        draw.rectangle((first, bar_top, last, bar_bottom), fill=_FAINT)
-        end = first + (last - first) * probability
+        middle = pitch * (row + 0.9)
+        bar = slice(round(middle - pitch * 0.22), round(middle + pitch * 0.22) + 1)
+        place[bar, first:last] = _FAINT
         colour = _ACCENT if expression == prediction.expression else _TEXT
-        draw.rectangle((first, bar_top, end, bar_bottom), fill=colour)
+        place[bar, first : first + round((last - first) * probability)] = colour
+
+
+def _bars(number: int, width: int, height: int) -> tuple[float, int, int]:
+    """Returns the height of a row of a panel, and the columns at which bars begin and end."""
+    pitch = height / (number + 0.8)
+    return pitch, round(width * 0.46), round(width - pitch * 0.4)
+
+
+@functools.lru_cache(maxsize=64)
+def _names(
+    expressions: tuple[str, ...], width: int, height: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Returns a panel without bars, and what share of the picture below it is to be added."""
+    pitch, _, _ = _bars(len(expressions), width, height)
+    font = _font(pitch * 0.75)
+    picture = Image.new("RGBA", (width, height), _BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    for row, expression in enumerate(expressions):
+        place = (pitch * 0.4, pitch * (row + 0.9))
+        draw.text(place, expression, (*_TEXT, 255), font, anchor="lm")
+    pixels = np.array(picture, dtype=np.float32)
+    opacity = pixels[..., 3:] / 255
+    return pixels[..., :3] * opacity, 1 - opacity

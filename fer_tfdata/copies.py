@@ -62,7 +62,7 @@ def write_copies(
     for source, of_source in itertools.groupby(predicted, key=lambda pair: pair[0].source):
         pairs = iter(of_source)
         frame, result = next(pairs)
-        if frame.pixels is None:
+        if frame.error is not None:
             yield result
         elif frame.moving:
             yield from _write_video(itertools.chain([(frame, result)], pairs), copies[source])
@@ -85,7 +85,7 @@ def _write_video(
         contextlib.closing(VideoWriter(file)) as writer,
     ):
         for frame, result in predicted:
-            if frame.pixels is not None and frame.time is not None:
+            if frame.error is None:
                 writer.write(annotation.annotate(frame.pixels, result.faces), frame.time)
             yield result
 

@@ -39,6 +39,15 @@ class Detector(Protocol):
             shorter side.  The time grows with the inverse of its square.
         """
 
+    def detect_near(self, image: Pixels, box: Box, *, smallest: float) -> list[Box]:
+        """Returns the faces around a box, and of about its size, that `detect` would find.
+
+        Args:
+          image: RGB uint8 `[height, width, 3]`.
+          box: a part of it.
+          smallest: see `detect`.
+        """
+
 
 def make_detector(name: DetectorName, *, yunet_model: Path | None = None) -> Detector:
     """Returns the detector of a name.
@@ -81,6 +90,11 @@ def find_faces(images: Sequence[Pixels], detector: Detector, *, smallest: float)
     ]
 
 
+def by_size(box: Box) -> tuple[int, int, int]:
+    """Orders boxes: the largest first, equal ones from top to bottom and from left to right."""
+    return -box.width * box.height, box.top, box.left
+
+
 class WholeDetector:
     """Takes every image for one face that has been cut out already."""
 
@@ -88,6 +102,11 @@ class WholeDetector:
         """See `Detector`."""
         del smallest
         return [[faces.whole(image)] for image in images]
+
+    def detect_near(self, image: Pixels, box: Box, *, smallest: float) -> list[Box]:
+        """See `Detector`."""
+        del box, smallest
+        return [faces.whole(image)]
 
 
 class HaarDetector:
@@ -106,15 +125,30 @@ class HaarDetector:
         """See `Detector`."""
         return [self._detect(image, smallest) for image in images]
 
+    def detect_near(self, image: Pixels, box: Box, *, smallest: float) -> list[Box]:
+        """See `Detector`."""
+        area, side = _area_around(box, image), max(box.width, box.height)
+        scale = _haar_scale(image, smallest)
+        found = self._search(_cut(image, area), scale, side / _SIZES, side * _SIZES)
+        return _boxes(found + np.array([area.left, area.top, 0, 0]), image)
+
     def _detect(self, image: Pixels, smallest: float) -> list[Box]:
-        height, width = image.shape[:2]
-        scale = _haar_scale(width, height, smallest)
-        gray = _scaled(faces.gray(image), scale)
-        side = max(_HAAR_SIDE, round(smallest * min(gray.shape)))
+        least, most = smallest * min(image.shape[:2]), max(image.shape)
+        return _boxes(self._search(image, _haar_scale(image, smallest), least, most), image)
+
+    def _search(
+        self, image: Pixels, scale: float, least: float, most: float
+    ) -> npt.NDArray[np.float64]:
+        """Returns the faces of an image, whose sides lie between two numbers of pixels."""
+        sides = (max(_HAAR_SIDE, round(least * scale)), round(most * scale))
         found = self._cascade().detectMultiScale(
-            gray, scaleFactor=1.1, minNeighbors=4, minSize=(side, side)
+            _scaled(faces.gray(image), scale),
+            scaleFactor=1.1,
+            minNeighbors=4,
+            minSize=(sides[0], sides[0]),
+            maxSize=(sides[1], sides[1]),
         )
-        return _boxes(np.asarray(found, np.float64).reshape(-1, 4) / scale, width, height)
+        return np.asarray(found, np.float64).reshape(-1, 4) / scale
 
     def _cascade(self) -> Any:
         if not hasattr(self._of_thread, "cascade"):
@@ -131,10 +165,10 @@ _HAAR_LEAST: Final = 512
 _HAAR_MOST: Final = 1280
 
 
-def _haar_scale(width: int, height: int, smallest: float) -> float:
-    longer = max(width, height)
+def _haar_scale(image: Pixels, smallest: float) -> float:
+    longer = max(image.shape)
     bounded = min(max(longer, _HAAR_LEAST), _HAAR_MOST) / longer
-    return min(bounded, _HAAR_SIDE / (smallest * min(width, height)))
+    return min(bounded, _HAAR_SIDE / (smallest * min(image.shape[:2])))
 
 
 class YunetDetector:
@@ -161,9 +195,16 @@ class YunetDetector:
         """See `Detector`."""
         return [self._detect(image, smallest) for image in images]
 
+    def detect_near(self, image: Pixels, box: Box, *, smallest: float) -> list[Box]:
+        """See `Detector`."""
+        area = _area_around(box, image)
+        found = self._search(_cut(image, area), _network_scale(image, smallest))
+        return _boxes(found + np.array([area.left, area.top, 0, 0]), image)
+
     def _detect(self, image: Pixels, smallest: float) -> list[Box]:
-        height, width = image.shape[:2]
-        scale = min(1.0, _YUNET_SIDE / (smallest * min(width, height)))
+        return _boxes(self._search(image, _network_scale(image, smallest)), image)
+
+    def _search(self, image: Pixels, scale: float) -> npt.NDArray[np.float64]:
         searched = cv2.cvtColor(_scaled(image, scale), cv2.COLOR_RGB2BGR)
         try:
             network = self._network()
@@ -173,17 +214,14 @@ class YunetDetector:
             raise InputError(
                 f"{self._model}: expected a YuNet network as an ONNX file, received: {error.err}"
             ) from error
-        framed = _framed(np.zeros((0, 4)) if found is None else found[:, :4], _YUNET_FRAME)
-        return _boxes(framed / scale, width, height)
+        boxes = np.zeros((0, 4)) if found is None else found[:, :4]
+        return _framed(boxes, _YUNET_FRAME) / scale
 
     def _network(self) -> Any:
         if not hasattr(self._of_thread, "network"):
             with opencv_log.quiet():
                 self._of_thread.network = cv2.FaceDetectorYN.create(str(self._model), "", (64, 64))
         return self._of_thread.network
-
-
-_YUNET_SIDE: Final = 20
 
 
 class MtcnnDetector:
@@ -207,18 +245,32 @@ class MtcnnDetector:
     def detect(self, images: Sequence[Pixels], *, smallest: float) -> list[list[Box]]:
         """See `Detector`."""
         found: list[list[Box]] = []
-        for shape, alike in itertools.groupby(images, key=lambda image: image.shape):
-            height, width = shape[:2]
-            scale = min(1.0, _MTCNN_SIDE / (smallest * min(width, height)))
-            # One batch: of other sizes they would be padded to the largest.
-            answers = self._mtcnn.detect_faces([_scaled(image, scale) for image in alike])
-            for answer in answers:
-                boxes = np.array([face["box"] for face in answer], np.float64).reshape(-1, 4)
-                found.append(_boxes(_framed(boxes, _MTCNN_FRAME) / scale, width, height))
+        # Of other sizes the images of a batch would be padded to the largest.
+        for _, alike in itertools.groupby(images, key=lambda image: image.shape):
+            batch = list(alike)
+            boxes = self._search(batch, _network_scale(batch[0], smallest))
+            found += [_boxes(of_one, batch[0]) for of_one in boxes]
         return found
 
+    def detect_near(self, image: Pixels, box: Box, *, smallest: float) -> list[Box]:
+        """See `Detector`."""
+        area = _area_around(box, image)
+        [found] = self._search([_cut(image, area)], _network_scale(image, smallest))
+        return _boxes(found + np.array([area.left, area.top, 0, 0]), image)
 
-_MTCNN_SIDE: Final = 20
+    def _search(self, images: Sequence[Pixels], scale: float) -> list[npt.NDArray[np.float64]]:
+        answers = self._mtcnn.detect_faces([_scaled(image, scale) for image in images])
+        boxes = [np.array([face["box"] for face in answer]).reshape(-1, 4) for answer in answers]
+        return [_framed(of_one, _MTCNN_FRAME) / scale for of_one in boxes]
+
+
+# The networks find faces of this side, which both were trained for, and larger ones.
+_NETWORK_SIDE: Final = 20
+
+
+def _network_scale(image: Pixels, smallest: float) -> float:
+    return min(1.0, _NETWORK_SIDE / (smallest * min(image.shape[:2])))
+
 
 # YuNet's and MTCNN's boxes, learned from WIDER FACE, go from the forehead to the chin and are
 # narrower than high.  FER2013's frame in terms of such a box: its side as a multiple of the box's
@@ -243,10 +295,29 @@ def _scaled(image: Pixels, scale: float) -> Pixels:
     return image if size == (width, height) else faces.resized(image, size)
 
 
-def _boxes(found: npt.NDArray[np.float64], width: int, height: int) -> list[Box]:
+# Around a box, so much of its side is searched beyond it, for faces up to so many times as small or
+# as large.
+_MARGIN: Final = 0.5
+_SIZES: Final = 1.25
+
+
+def _area_around(box: Box, image: Pixels) -> Box:
+    margin = round(_MARGIN * max(box.width, box.height))
+    left, top = max(0, box.left - margin), max(0, box.top - margin)
+    right = min(image.shape[1], box.left + box.width + margin)
+    bottom = min(image.shape[0], box.top + box.height + margin)
+    return Box(left, top, right - left, bottom - top)
+
+
+def _cut(image: Pixels, area: Box) -> Pixels:
+    return image[area.top : area.top + area.height, area.left : area.left + area.width]
+
+
+def _boxes(found: npt.NDArray[np.float64], image: Pixels) -> list[Box]:
     """Returns rectangles (left, top, width, height) as boxes within an image, the largest first."""
+    height, width = image.shape[:2]
     first = np.clip(np.rint(found[:, :2]), 0, (width, height)).astype(int)
     beyond = np.clip(np.rint(found[:, :2] + found[:, 2:]), 0, (width, height)).astype(int)
     corners = np.concatenate([first, beyond - first], axis=1).tolist()
     boxes = [Box(*box) for box in corners if min(box[2:]) > 0]
-    return sorted(boxes, key=lambda box: (-box.width * box.height, box.top, box.left))
+    return sorted(boxes, key=by_size)

@@ -75,6 +75,14 @@ def whole(image: Pixels) -> Box:
     return Box(0, 0, image.shape[1], image.shape[0])
 
 
+def overlap(a: Box, b: Box) -> float:
+    """Returns the intersection of two boxes over their union."""
+    width = min(a.left + a.width, b.left + b.width) - max(a.left, b.left)
+    height = min(a.top + a.height, b.top + b.height) - max(a.top, b.top)
+    shared = max(0, width) * max(0, height)
+    return shared / (a.width * a.height + b.width * b.height - shared)
+
+
 def gray(image: Pixels) -> Pixels:
     """Returns the luma (ITU-R 601) of RGB uint8 `[height, width, 3]` as `[height, width]`."""
     luma: Pixels = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)

@@ -3,8 +3,13 @@
 import dataclasses
 from fractions import Fraction
 from pathlib import Path
+from typing import Final
+
+import numpy as np
 
 from fer_tfdata.images import Pixels
+
+_NONE: Final = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -13,16 +18,16 @@ class Frame:
 
     Attributes:
       source: the file; `camera:0` and the like for a camera.
-      pixels: RGB uint8 `[height, width, 3]`; None where there is an error instead.
+      pixels: RGB uint8 `[height, width, 3]`; no rows where there is an error instead.
       index: its place among the video's frames, from 0; None where the source is an image.
-      time: seconds since the video's first frame; None where the source is an image.
+      time: seconds since the video's first frame.
       error: why the source, or the rest of it, could not be read, in one line.
     """
 
     source: Path
-    pixels: Pixels | None = None
+    pixels: Pixels = dataclasses.field(default_factory=lambda: _NONE)
     index: int | None = None
-    time: Fraction | None = None
+    time: Fraction = Fraction(0)
     error: str | None = None
 
     @property

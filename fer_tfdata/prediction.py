@@ -19,6 +19,7 @@ from fer_tfdata.classifier import Classifier
 from fer_tfdata.detectors import Detector, HaarDetector
 from fer_tfdata.errors import InputError
 from fer_tfdata.faces import Box
+from fer_tfdata.following import Follower
 from fer_tfdata.frames import Frame
 from fer_tfdata.images import Pixels
 from fer_tfdata.results import FacePrediction, ImagePrediction
@@ -113,7 +114,8 @@ class Predictor:
           InputError: if the image cannot be read, or the model does not do as it must.
         """
         pixels = images.as_rgb(image) if isinstance(image, np.ndarray) else images.read_image(image)
-        [predictions] = self._classify(self._find([Frame(source=Path(), pixels=pixels)]))
+        search = _Search(self._detector, self._classifier.image_shape[0], live=False)
+        [predictions] = self._classify(search.find([Frame(source=Path(), pixels=pixels)]))
         return predictions
 
     def predict_paths(
@@ -157,7 +159,7 @@ class Predictor:
             for chunk in chunks:
                 for found, predictions in zip(chunk, self._classify(chunk), strict=True):
                     frame = found.frame
-                    if frame.time is not None:
+                    if frame.moving:
                         if frame.source != source:
                             tracker, source = Tracker(smoothing), frame.source
                         predictions = tracker.update(predictions, float(frame.time))
@@ -166,33 +168,15 @@ class Predictor:
     def _found(
         self, frames: Iterable[Frame], *, live: bool
     ) -> Generator[list["_Found"], None, None]:
+        search = _Search(self._detector, self._classifier.image_shape[0], live=live)
         if live:
-            yield from (self._find([frame]) for frame in frames)
+            yield from (search.find([frame]) for frame in frames)
             return
         with (
             contextlib.closing(background.ahead(_chunks(frames), most=1)) as chunks,
-            contextlib.closing(background.ahead(map(self._find, chunks), most=1)) as found,
+            contextlib.closing(background.ahead(map(search.find, chunks), most=1)) as found,
         ):
             yield from found
-
-    def _find(self, chunk: Sequence[Frame]) -> list["_Found"]:
-        """Finds and cuts out the faces of the frames that could be read."""
-        found = []
-        for moving, alike in itertools.groupby(chunk, key=lambda frame: frame.moving):
-            frames = list(alike)
-            pictures = [frame.pixels for frame in frames if frame.pixels is not None]
-            smallest = SMALLEST_IN_VIDEOS if moving else SMALLEST_IN_IMAGES
-            boxes = iter(detectors.find_faces(pictures, self._detector, smallest=smallest))
-            found += [
-                _Found(frame) if frame.pixels is None else self._cut(frame, next(boxes))
-                for frame in frames
-            ]
-        return found
-
-    def _cut(self, frame: Frame, boxes: Sequence[Box]) -> "_Found":
-        assert frame.pixels is not None
-        size = self._classifier.image_shape[0]
-        return _Found(frame, boxes, [faces.crop_face(frame.pixels, box, size) for box in boxes])
 
     def _classify(self, chunk: Sequence["_Found"]) -> list[list[FacePrediction]]:
         """Returns the predictions of each frame; all their faces go through the model together."""
@@ -220,13 +204,53 @@ class _Found:
     crops: Sequence[Pixels] = ()
 
 
+class _Search:
+    """Finds and cuts out the faces of frames, each in a way that suits its source."""
+
+    def __init__(self, detector: Detector, crop_size: int, *, live: bool) -> None:
+        self._detector = detector
+        self._crop_size = crop_size
+        self._live = live
+        self._video: Path | None = None
+        self._follower = Follower(detector, smallest=SMALLEST_IN_VIDEOS)
+
+    def find(self, chunk: Sequence[Frame]) -> list[_Found]:
+        """Returns the frames, in their order, with their faces; none of those with an error."""
+        found = []
+        for video, alike in itertools.groupby(chunk, key=_video_of):
+            frames = list(alike)
+            boxes = iter(self._boxes(video, [frame for frame in frames if frame.error is None]))
+            found += [
+                _Found(frame) if frame.error is not None else self._cut(frame, next(boxes))
+                for frame in frames
+            ]
+        return found
+
+    def _boxes(self, video: Path | None, frames: Sequence[Frame]) -> list[list[Box]]:
+        if video is None:
+            pictures = [frame.pixels for frame in frames]
+            return detectors.find_faces(pictures, self._detector, smallest=SMALLEST_IN_IMAGES)
+        if video != self._video:
+            self._video = video
+            self._follower = Follower(self._detector, smallest=SMALLEST_IN_VIDEOS)
+        return self._follower.find(frames, live=self._live)
+
+    def _cut(self, frame: Frame, boxes: Sequence[Box]) -> _Found:
+        crops = [faces.crop_face(frame.pixels, box, self._crop_size) for box in boxes]
+        return _Found(frame, boxes, crops)
+
+
+def _video_of(frame: Frame) -> Path | None:
+    return frame.source if frame.moving else None
+
+
 def _result(frame: Frame, predictions: Sequence[FacePrediction]) -> ImagePrediction:
     return ImagePrediction(
         path=frame.source,
         faces=predictions,
         error=frame.error,
         frame=frame.index,
-        time=None if frame.time is None else float(frame.time),
+        time=float(frame.time) if frame.moving else None,
     )
 
 
@@ -243,7 +267,7 @@ def _chunks(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
     held = 0
     for frame in frames:
         chunk.append(frame)
-        held += 0 if frame.pixels is None else frame.pixels.nbytes
+        held += frame.pixels.nbytes
         if len(chunk) == BATCH_SIZE or held >= _CHUNK_BYTES:
             yield chunk
             chunk, held = [], 0

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from fer_tfdata import faces
 from fer_tfdata.errors import InputError
 from fer_tfdata.faces import Box
 from fer_tfdata.results import FacePrediction
@@ -87,7 +88,7 @@ class Tracker:
 
 def _matched(before: Sequence[Box], now: Sequence[Box]) -> dict[int, int]:
     """Returns which of the boxes before each of the boxes now continues, by their places."""
-    overlaps = np.array([[overlap(a, b) for b in now] for a in before])
+    overlaps = np.array([[faces.overlap(a, b) for b in now] for a in before])
     overlaps = overlaps.reshape(len(before), len(now))
     overlaps[overlaps < _LEAST_OVERLAP] = 0
     rows, columns = linear_sum_assignment(overlaps, maximize=True)
@@ -96,11 +97,3 @@ def _matched(before: Sequence[Box], now: Sequence[Box]) -> dict[int, int]:
         for row, column in zip(rows, columns, strict=True)
         if overlaps[row, column] > 0
     }
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Returns the intersection of two boxes over their union."""
-    width = min(a.left + a.width, b.left + b.width) - max(a.left, b.left)
-    height = min(a.top + a.height, b.top + b.height) - max(a.top, b.top)
-    shared = max(0, width) * max(0, height)
-    return shared / (a.width * a.height + b.width * b.height - shared)

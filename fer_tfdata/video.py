@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import av
+import cv2
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from fer_tfdata import images
 from fer_tfdata.errors import InputError
@@ -81,7 +82,9 @@ class VideoWriter:
         self._container = av.open(file, "w", format="mp4")
         self._stream = self._container.add_stream("libx264", options=_ENCODING)
         self._stream.pix_fmt = "yuv420p"  # what every player shows
-        self._stream.codec_context.time_base = _TIME_BASE
+        context = self._stream.codec_context
+        context.time_base = _TIME_BASE
+        context.colorspace, context.color_range = Colorspace.ITU601, ColorRange.MPEG
         self._last = -1
 
     def write(self, pixels: Pixels, time: Fraction) -> None:
@@ -98,7 +101,8 @@ class VideoWriter:
             pixels = np.pad(pixels, [*missing, (0, 0)], mode="edge")
         if self._last < 0:
             self._stream.height, self._stream.width = pixels.shape[:2]
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        planes = cv2.cvtColor(pixels, cv2.COLOR_RGB2YUV_I420)  # five times as fast as FFmpeg's
+        frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         self._last = max(self._last + 1, round(time / _TIME_BASE))
         frame.pts, frame.time_base = self._last, _TIME_BASE
         self._container.mux(self._stream.encode(frame))

@@ -49,15 +49,13 @@ def test_pictures_come_in_their_order_until_the_camera_ends(recording: Path) -> 
     *frames, last = Camera(capture, "camera:0").frames()
     assert 1 <= len(frames) <= 40
     assert [frame.index for frame in frames] == list(range(len(frames)))
-    times = [frame.time for frame in frames if frame.time is not None]
-    assert len(times) == len(frames)
+    times = [frame.time for frame in frames]
     assert times[0] == 0
     assert times == sorted(set(times))
     for frame, expected in zip(frames[:1], sliding_photograph(1), strict=True):
         assert frame.source == Path("camera:0")
-        assert frame.pixels is not None
         assert np.abs(frame.pixels.astype(int) - expected).mean() < 6  # RGB, not BGR
-    assert last.pixels is None
+    assert not last.pixels.size
     assert last.error == "camera:0: expected pictures of the camera, received no more"
     assert capture.released.is_set()
 
@@ -73,7 +71,6 @@ def test_who_is_slow_gets_the_latest_picture(recording: Path) -> None:
             source.stop()
     assert frame.index == 5  # six pictures, although the camera took many more
     assert capture.num_read > 24
-    assert frame.time is not None
     assert frame.time > 0.45  # no older than the last look at it
 
 

@@ -24,7 +24,7 @@ def picture(tone: int) -> Pixels:
 
 def predicted(*frames: Frame) -> Iterator[tuple[Frame, ImagePrediction]]:
     for frame in frames:
-        faces = FACES if frame.pixels is not None else []
+        faces = FACES if frame.error is None else []
         yield frame, ImagePrediction(frame.source, faces, frame.error, frame.index)
 
 

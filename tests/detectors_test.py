@@ -14,9 +14,8 @@ from skimage import data
 from fer_tfdata import detectors, images
 from fer_tfdata.detectors import DetectorName, HaarDetector
 from fer_tfdata.errors import InputError
-from fer_tfdata.faces import Box
+from fer_tfdata.faces import Box, overlap
 from fer_tfdata.images import Pixels
-from fer_tfdata.tracking import overlap
 from tests import yunet_stub
 
 # Where the face of the photograph is, by eye: between hair and chin, ear and ear.

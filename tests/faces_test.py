@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fer_tfdata import faces, images
 from fer_tfdata.faces import Box
@@ -65,3 +67,19 @@ def test_a_box_that_is_all_of_the_image_is_a_face_cut_out_already() -> None:
     np.testing.assert_array_equal(
         faces.crop_face(narrow, faces.whole(narrow), 48), faces.fit_face(narrow, 48)
     )
+
+
+boxes = st.builds(
+    Box, st.integers(0, 500), st.integers(0, 500), st.integers(1, 300), st.integers(1, 300)
+)
+
+
+@given(boxes, boxes)
+def test_the_overlap_is_a_share(a: Box, b: Box) -> None:
+    assert 0 <= faces.overlap(a, b) == faces.overlap(b, a) <= 1
+    assert faces.overlap(a, a) == 1
+
+
+def test_the_overlap_by_hand() -> None:
+    assert faces.overlap(Box(0, 0, 10, 10), Box(5, 0, 10, 10)) == pytest.approx(50 / 150)
+    assert faces.overlap(Box(0, 0, 10, 10), Box(10, 0, 10, 10)) == 0

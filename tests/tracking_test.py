@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fer_tfdata import tracking
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EXPRESSIONS
 from fer_tfdata.faces import Box
@@ -75,17 +74,6 @@ def test_no_two_faces_of_a_frame_share_a_number(frames: list[list[Box]]) -> None
     for number, frame in enumerate(frames):
         given_numbers = numbers(tracker, number / 10, *frame)
         assert len(set(given_numbers)) == len(frame)
-
-
-@given(boxes, boxes)
-def test_the_overlap_is_a_share(a: Box, b: Box) -> None:
-    assert 0 <= tracking.overlap(a, b) == tracking.overlap(b, a) <= 1
-    assert tracking.overlap(a, a) == 1
-
-
-def test_the_overlap_by_hand() -> None:
-    assert tracking.overlap(Box(0, 0, 10, 10), Box(5, 0, 10, 10)) == pytest.approx(50 / 150)
-    assert tracking.overlap(Box(0, 0, 10, 10), Box(10, 0, 10, 10)) == 0
 
 
 # Smoothing

@@ -232,7 +232,7 @@ def _shown(predicted: "Predicted", window: "LiveWindow | None", camera: "Camera"
     from fer_tfdata import annotation
 
     for frame, result in predicted:
-        if window is not None and frame.pixels is not None:
+        if window is not None and frame.error is None:
             window.show(annotation.annotate(frame.pixels, result.faces))
             if window.closed:
                 camera.stop()
