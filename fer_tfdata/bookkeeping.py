@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 import fer_tfdata
-from fer_tfdata import atomic, distribution
+from fer_tfdata import atomic, cluster
 from fer_tfdata.augmentation_config import AugmentationConfig
 from fer_tfdata.errors import InputError
 from fer_tfdata.run_directory import RunDirectory
@@ -209,7 +209,7 @@ def _environment(policy: str) -> dict[str, Any]:
         "versions": _versions(),
         "platform": platform.platform(),
         "backend": keras.backend.backend(),
-        "num_processes": distribution.process_count(),
+        "num_processes": cluster.process_count(),
         "devices": _device_names(),
         "dtype_policy": policy,
     }
@@ -217,13 +217,13 @@ def _environment(policy: str) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     packages = ["tensorflow", "keras", "numpy", "tensorflow-datasets", "tensorboard"]
-    if distribution.on_jax():
+    if keras.backend.backend() == "jax":
         packages.append("jax")
     return {name: metadata.version(name) for name in packages}
 
 
 def _device_names() -> list[str]:
-    if not distribution.on_jax():
+    if keras.backend.backend() != "jax":
         return [_device_name(device) for device in tf.config.list_physical_devices()]
     import jax
 

@@ -11,7 +11,7 @@ import keras
 from tqdm import tqdm
 from tqdm.keras import TqdmCallback
 
-from fer_tfdata import atomic, distribution
+from fer_tfdata import atomic, cluster
 from fer_tfdata.checkpoints import Checkpoints
 from fer_tfdata.errors import InputError
 from fer_tfdata.optimization import current_rate, inner_optimizer
@@ -128,7 +128,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves what the next epoch begins with."""
-        if distribution.is_first():
+        if cluster.is_first():
             atomic.sync(self._history)
         self._checkpoints.save((epoch + 1) * self._steps_per_epoch)
 
@@ -175,7 +175,7 @@ class Validated(keras.callbacks.Callback):
         accuracy = float((logs or {})["accuracy"])
         if self._latest or accuracy > self._best:
             self._best = accuracy
-            if distribution.is_first():
+            if cluster.is_first():
                 self.model.save_weights(self._path)
         self._exchange()
 

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from fer_tfdata import atomic, distribution
+from fer_tfdata import atomic, cluster
 from fer_tfdata.errors import InputError
 
 _KEPT: Final = 2
@@ -60,9 +60,9 @@ class Checkpoints:
         Raises:
           InputError: it cannot be written, the disk being full for instance; those before stay.
         """
-        if not distribution.is_first():
+        if not cluster.is_first():
             return
-        if distribution.on_jax():
+        if keras.backend.backend() == "jax":
             self._model.jax_state_sync()  # a step leaves its results beside the variables
         path = self._directory / f"step-{step:09d}.npz"
         arrays = {
@@ -100,11 +100,11 @@ class Checkpoints:
             arrays.extend(found)
             return step
 
-        step = distribution.from_first(read)
+        step = cluster.from_first(read)
         if step == 0:
             return 0
         variables = self._variables()
-        values = distribution.arrays_from_first(arrays, variables)
+        values = cluster.arrays_from_first(arrays, variables)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         self._metrics = values[len(variables) - len(self._model.metrics_variables) :]

@@ -18,6 +18,7 @@ import tensorflow as tf
 from fer_tfdata import (
     atomic,
     bookkeeping,
+    cluster,
     data_service,
     distribution,
     evaluation,
@@ -65,7 +66,7 @@ def train(
 ) -> dict[str, Any]:
     """Trains, and leaves the run directory complete.
 
-    Several processes that `distribution.joined` all call this with the same configuration, which
+    Several processes that `cluster.joined` all call this with the same configuration, which
     their data directories may differ in; the first one's run directory is the run's, and the
     others' are neither read nor written.
 
@@ -92,7 +93,7 @@ def train(
         for, the loss is not finite, or the disk is full; or another process has failed.
       StoppedError: the process got SIGTERM, and has saved a checkpoint.
     """
-    with distribution.all_or_none():
+    with cluster.all_or_none():
         _check_backend(config, profile_steps)
         policy = choose_policy(config.precision, model=config.model)
         data_dir = Path(config.data_dir)
@@ -100,7 +101,7 @@ def train(
         validation_split = records.open_split(data_dir, "validation", verify=verify)
         _check_data(config, train_split, validation_split)  # before anything is made
         taught_by = teachers.load_teachers(config, train_split.schema)
-    distribution.check_alike(bookkeeping.common_facts(config, policy, train_split.manifest_sha256))
+    cluster.check_alike(bookkeeping.common_facts(config, policy, train_split.manifest_sha256))
     if config.train_on_validation:
         train_split = records.joined(train_split, validation_split)
     run = RunDirectory(run_dir)
@@ -117,8 +118,8 @@ def train(
             )
             return run.metrics.is_file()
 
-        if distribution.from_first(enter):
-            return distribution.from_first(lambda: _finished(run))
+        if cluster.from_first(enter):
+            return cluster.from_first(lambda: _finished(run))
         return _run(config, run, policy, train_split, validation_split, taught_by, profile_steps)
 
 
@@ -134,7 +135,7 @@ def _check_backend(config: TrainConfig, profile_steps: tuple[int, int] | None) -
     Raises:
       InputError: it cannot; TensorFlow can.
     """
-    if not distribution.on_jax():
+    if keras.backend.backend() != "jax":
         return
     beyond_jax = {
         "augment_on": None if config.augment_on != "device" else "input or auto",
@@ -212,10 +213,10 @@ def _run(
         with distribution.data_parallel():
             session = _begin(config, run, policy, train_split, taught_by)
             _fit(session, validation_split, profile_steps)
-        metrics = distribution.from_first(
+        metrics = cluster.from_first(
             lambda: _finish(config, run, train_split.schema, validation_split)
         )
-    if distribution.is_first():
+    if cluster.is_first():
         session.checkpoints.delete()
     return metrics
 
@@ -237,7 +238,7 @@ def _errors_explained(run: RunDirectory, *splits: records.Split) -> Iterator[Non
             "continue with --resume"
         ) from error
     except (RuntimeError, ValueError) as error:  # of JAX
-        if lost := distribution.loss_of_process(error):
+        if lost := cluster.loss_of_process(error):
             raise lost from error
         raise
 
@@ -265,7 +266,7 @@ def _begin(
         bookkeeping.write_history(run.history, past)
         return past
 
-    past = distribution.from_first(go_on)
+    past = cluster.from_first(go_on)
     model.steps_done = start_step % steps
     return _Session(
         config=config,
@@ -298,7 +299,7 @@ def _fit(
 
 
 def _validation(split: records.Split, labels: str) -> tf.data.Dataset:
-    if not distribution.on_jax():
+    if keras.backend.backend() != "jax":
         return pipeline.eval_dataset(split, labels=labels, batch_size=_EVAL_BATCH)
     # In batches of one size, since JAX compiles for each anew, which all devices share evenly.
     devices = distribution.device_count()
@@ -306,8 +307,8 @@ def _validation(split: records.Split, labels: str) -> tf.data.Dataset:
         split,
         labels=labels,
         batch_size=-(-_EVAL_BATCH // devices) * devices,
-        process_index=distribution.process_index(),
-        process_count=distribution.process_count(),
+        process_index=cluster.process_index(),
+        process_count=cluster.process_count(),
     )
 
 
@@ -339,7 +340,7 @@ def _callbacks(
             averaged=config.ema > 0,
             latest=config.train_on_validation,
         ),
-        *(_writers(session, profile_steps) if distribution.is_first() else []),
+        *(_writers(session, profile_steps) if cluster.is_first() else []),
         SaveCheckpoints(
             session.checkpoints,
             every=config.checkpoint_every,
@@ -395,8 +396,8 @@ def _stop_asked_by_sigterm() -> Iterator[Callable[[int], bool]]:
     Several processes stop after the same step when one of them gets it.
     """
     asked = False
-    if distribution.process_count() > 1:
-        with distribution.stop_agreed_on() as agreed:
+    if cluster.process_count() > 1:
+        with cluster.stop_agreed_on() as agreed:
             yield agreed
         return
     if threading.current_thread() is not threading.main_thread():  # where no signal arrives

@@ -3,9 +3,10 @@
 import functools
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from fer_tfdata import augmentation, distribution, pipeline, records
+from fer_tfdata import augmentation, cluster, pipeline, records
 from fer_tfdata.augmentation_config import AugmentationConfig
 from fer_tfdata.train_config import TrainConfig
 from fer_tfdata.training_model import TrainingModel
@@ -21,7 +22,7 @@ def train_batches(
     """
     num_classes = model.output_shape[-1]
     on_device = (
-        not distribution.on_jax()
+        keras.backend.backend() != "jax"
         and augmentation.choose_placement(config.augment_on, config.augmentation) == "device"
     )
 
@@ -48,11 +49,11 @@ def train_batches(
     return pipeline.train_dataset(
         split,
         labels=config.labels,
-        batch_size=config.batch_size // distribution.process_count(),
+        batch_size=config.batch_size // cluster.process_count(),
         seed=config.seed,
         start_step=start_step,
-        process_index=distribution.process_index(),
-        process_count=distribution.process_count(),
+        process_index=cluster.process_index(),
+        process_count=cluster.process_count(),
         augment=stages,
         data_service_address=config.data_service,
     )

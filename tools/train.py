@@ -265,13 +265,13 @@ def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     config = config_from_flags(values)
-    cluster = cluster_from_flags(values)
+    this_process = cluster_from_flags(values)
     steps = profile_steps(values.profile_steps)
     command_line.import_tensorflow_quietly()
-    from fer_tfdata import callbacks, distribution, training
+    from fer_tfdata import callbacks, cluster, training
 
     run_dir = Path(values.run_dir)
-    with distribution.joined(cluster):
+    with cluster.joined(this_process):
         try:
             metrics = training.train(
                 config, run_dir, resume=values.resume, verify=values.verify, profile_steps=steps
