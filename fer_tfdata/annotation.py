@@ -152,5 +152,5 @@ def _names(
         place = (pitch * 0.4, pitch * (row + 0.9))
         draw.text(place, expression, (*_TEXT, 255), font, anchor="lm")
     pixels = np.array(picture, dtype=np.float32)
-    opacity = pixels[..., 3:] / 255
-    return pixels[..., :3] * opacity, 1 - opacity
+    opacity = pixels[..., 3:] / np.float32(255)
+    return pixels[..., :3] * opacity, np.float32(1) - opacity

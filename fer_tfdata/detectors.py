@@ -75,19 +75,19 @@ def make_detector(name: DetectorName, *, yunet_model: Path | None = None) -> Det
 def find_faces(images: Sequence[Pixels], detector: Detector, *, smallest: float) -> list[list[Box]]:
     """Returns the faces of each image, the largest first.
 
-    An image whose longer side has at most `WHOLE_FACE_MAX_SIDE` pixels is a face cut out already.
-
     Args:
-      images: RGB uint8 `[height, width, 3]`.
+      images: RGB uint8 `[height, width, 3]`; one that `is_face` is a face as it is.
       detector: looks for faces in the others.
       smallest: see `Detector.detect`.
     """
-    searched = [image for image in images if max(image.shape) > WHOLE_FACE_MAX_SIDE]
+    searched = [image for image in images if not is_face(image)]
     found = iter(detector.detect(searched, smallest=smallest))
-    return [
-        next(found) if max(image.shape) > WHOLE_FACE_MAX_SIDE else [faces.whole(image)]
-        for image in images
-    ]
+    return [[faces.whole(image)] if is_face(image) else next(found) for image in images]
+
+
+def is_face(image: Pixels) -> bool:
+    """Returns whether an image is so small that it is taken for a face cut out already."""
+    return max(image.shape) <= WHOLE_FACE_MAX_SIDE
 
 
 def by_size(box: Box) -> tuple[int, int, int]:
@@ -215,7 +215,7 @@ class YunetDetector:
                 f"{self._model}: expected a YuNet network as an ONNX file, received: {error.err}"
             ) from error
         boxes = np.zeros((0, 4)) if found is None else found[:, :4]
-        return _framed(boxes, _YUNET_FRAME) / scale
+        return _framed(boxes) / scale
 
     def _network(self) -> Any:
         if not hasattr(self._of_thread, "network"):
@@ -261,7 +261,7 @@ class MtcnnDetector:
     def _search(self, images: Sequence[Pixels], scale: float) -> list[npt.NDArray[np.float64]]:
         answers = self._mtcnn.detect_faces([_scaled(image, scale) for image in images])
         boxes = [np.array([face["box"] for face in answer]).reshape(-1, 4) for answer in answers]
-        return [_framed(of_one, _MTCNN_FRAME) / scale for of_one in boxes]
+        return [_framed(of_one) / scale for of_one in boxes]
 
 
 # The networks find faces of this side, which both were trained for, and larger ones.
@@ -272,20 +272,19 @@ def _network_scale(image: Pixels, smallest: float) -> float:
     return min(1.0, _NETWORK_SIDE / (smallest * min(image.shape[:2])))
 
 
-# YuNet's and MTCNN's boxes, learned from WIDER FACE, go from the forehead to the chin and are
-# narrower than high.  FER2013's frame in terms of such a box: its side as a multiple of the box's
-# height, and how far its centre lies below the box's, as a multiple of the same.
-_YUNET_FRAME: Final = (1.0, 0.0)
-_MTCNN_FRAME: Final = (1.0, 0.0)
+# MTCNN's and YuNet's boxes, learned from WIDER FACE, go from the forehead to the chin and are
+# narrower than high.  The side of FER2013's frame, whose centre is the box's, in terms of the box's
+# height.  Measured: MTCNN finds 350 of the first 400 PublicTest images (enlarged to 144 pixels,
+# borders replicated) in boxes of 51 of the 48 pixels (median; quartiles 46.7 and 56.6), with the
+# frame's centre to 0.5 pixels.  48 / 51 = 0.94.
+_FRAME_OF_HEIGHT: Final = 0.94
 
 
-def _framed(
-    boxes: npt.NDArray[np.floating[Any]], frame: tuple[float, float]
-) -> npt.NDArray[np.float64]:
+def _framed(boxes: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Returns squares around the faces that are framed as the Haar cascade frames them."""
     left, top, width, height = boxes.astype(np.float64).T
-    side = height * frame[0] / (1 + 2 * faces.CROP_MARGIN)
-    x, y = left + width / 2, top + height * (0.5 + frame[1])
+    side = height * _FRAME_OF_HEIGHT / (1 + 2 * faces.CROP_MARGIN)
+    x, y = left + width / 2, top + height / 2
     return np.stack([x - side / 2, y - side / 2, side, side], axis=1)
 
 

@@ -64,7 +64,8 @@ class Follower:
         places = []
         for place, frame in enumerate(frames):
             last = place == len(frames) - 1 and not live
-            if last or self._searched is None or frame.time - self._searched >= INTERVAL:
+            due = self._searched is None or frame.time - self._searched >= INTERVAL
+            if last or due or detectors.is_face(frame.pixels):
                 places.append(place)
                 self._searched = frame.time
         return places
