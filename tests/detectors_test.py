@@ -163,7 +163,7 @@ def test_yunets_boxes_are_framed_and_scaled(tmp_path: Path) -> None:
     [box] = boxes
     assert box.width == box.height
     assert abs(box.left + box.width / 2 - 204) <= 0.5
-    assert box.width == round(yunet_stub.FACE[1] * 0.94 / 1.04)
+    assert abs(box.width - yunet_stub.FACE[1] * 0.94 / 1.04) <= 1
     assert other == [Box(box.left - 96, box.top, box.width, box.height)]
     twice = image.repeat(2, axis=0).repeat(2, axis=1)  # searched at half its size
     [[larger]] = detector.detect([twice], smallest=1 / 8)

@@ -13,7 +13,7 @@ from fer_tfdata.frames import Frame
 from fer_tfdata.images import Pixels
 from tests.videos import sliding_photograph
 
-SMALLEST = 0.08
+SMALLEST = 0.1
 
 
 class Counting(HaarDetector):

@@ -332,7 +332,7 @@ class _Pixels(np.ndarray):  # type: ignore[type-arg]
 def test_however_long_a_video_is_few_frames_are_in_memory() -> None:
     predictor = Predictor(KerasClassifier(tiny_model()), detector=detectors.WholeDetector())
     most_alive = []
-    for count in (100, 200):
+    for count in (66, 132):
         counted = Counted(count)
         for number, (_, result) in enumerate(predictor.predict_frames(counted.frames())):
             assert result.frame == number
