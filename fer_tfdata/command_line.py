@@ -9,13 +9,13 @@ import io
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags
 
+from fer_tfdata import chatter
 from fer_tfdata.errors import InputError
 
 EXIT_USER_ERROR = 2
@@ -105,27 +105,15 @@ def import_tensorflow_quietly() -> None:
       InputError: Keras is to compute by what is not installed, or not supported here.
     """
     beside_jax = _keras_backend() == "jax"
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as chatter:
-        os.dup2(chatter.fileno(), 2)
-        try:
-            import tensorflow as tf
+    with chatter.kept_back() as show:
+        import tensorflow as tf
 
-            gpus = tf.config.list_physical_devices("GPU")
-            telling = not gpus and Path("/dev/nvidiactl").exists() and not beside_jax
-            if beside_jax:
-                tf.config.set_visible_devices([], "GPU")  # whose memory it would take
-                logging.getLogger("jax").setLevel(logging.WARNING)  # else: that there is no TPU
-        except BaseException:
-            telling = True
-            raise
-        finally:
-            if telling:
-                chatter.seek(0)
-                os.write(stderr, chatter.read())
-            os.dup2(stderr, 2)
-            os.close(stderr)
+        gpus = tf.config.list_physical_devices("GPU")
+        if beside_jax:
+            tf.config.set_visible_devices([], "GPU")  # whose memory it would take
+            logging.getLogger("jax").setLevel(logging.WARNING)  # else: that there is no TPU
+        elif not gpus and Path("/dev/nvidiactl").exists():
+            show()
 
 
 def _keras_backend() -> str:

@@ -1,23 +1,87 @@
 """What a program's --model names, as a classifier."""
 
+import dataclasses
+import hashlib
+import json
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from fer_tfdata import pretrained, run_directory
+from fer_tfdata import exported, pretrained, run_directory
 from fer_tfdata.classifier import Classifier, KerasClassifier
 from fer_tfdata.errors import InputError
+from fer_tfdata.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import keras
 
 PRETRAINED: Final = "pretrained"
 """The model that ships with the package."""
 
+HELP: Final = (
+    "A run directory, a .keras file, an export (a SavedModel's directory, .tflite or .onnx), or "
+    "pretrained: the model that ships with the package."
+)
+"""What `load` takes, as the programs' --help says it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NamedModel:
+    """A Keras model, and where it came from.
+
+    Attributes:
+      name: what names it.
+      model: uint8 images to logits.
+      classifier: the same as a classifier.
+      sha256: the checksum of the file that its weights came from.
+      manifest_sha256: that of the manifest of the data that it was trained on; None where nothing
+        says it.
+    """
+
+    name: str
+    model: "keras.Model"
+    classifier: KerasClassifier
+    sha256: str
+    manifest_sha256: str | None
+
 
 def load(name: str) -> Classifier:
-    """Loads the model that `name` means: `pretrained`, a run directory or a `.keras` file.
+    """Loads the model that `name` means: `pretrained`, a run directory, a `.keras` file, an export.
 
     Raises:
       InputError: there is none, it cannot be read, or it is no model of expressions.
     """
-    model = pretrained.load() if name == PRETRAINED else run_directory.load_model(Path(name))
+    path = Path(name)
+    if name != PRETRAINED and exported.is_export(path):
+        return exported.load(path)
+    return _classifier(name, _model(name))
+
+
+def load_keras(name: str) -> NamedModel:
+    """Loads the Keras model that `name` means: `pretrained`, a run directory or a `.keras` file.
+
+    Raises:
+      InputError: as `load`, or it is an export, of which Keras knows nothing.
+    """
+    if name != PRETRAINED and exported.is_export(Path(name)):
+        raise InputError(
+            f"{name}: expected {PRETRAINED}, a run directory or a .keras file, received an export"
+        )
+    model = _model(name)
+    sha256, manifest_sha256 = _origin(name)
+    return NamedModel(
+        name=name,
+        model=model,
+        classifier=_classifier(name, model),
+        sha256=sha256,
+        manifest_sha256=manifest_sha256,
+    )
+
+
+def _model(name: str) -> "keras.Model":
+    return pretrained.load() if name == PRETRAINED else run_directory.load_model(Path(name))
+
+
+def _classifier(name: str, model: "keras.Model") -> KerasClassifier:
     try:
         return KerasClassifier(model)
     except InputError as error:
@@ -32,4 +96,19 @@ def trained_on(name: str) -> list[str] | None:
     """
     if name == PRETRAINED:
         return pretrained.trained_on()
+    if exported.is_export(Path(name)):
+        return None
     return run_directory.trained_on(Path(name))
+
+
+def _origin(name: str) -> tuple[str, str | None]:
+    """Returns the checksum of a model's weights, and that of the manifest of its data."""
+    if name == PRETRAINED:
+        description = pretrained.read_description()
+        return description["sha256"], description["metrics"]["none"]["manifest_sha256"]
+    with run_directory.find_model(Path(name)).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    environment = RunDirectory(Path(name)).environment
+    if not environment.is_file():  # a file that was taken out of its run
+        return sha256, None
+    return sha256, json.loads(environment.read_text(encoding="utf-8"))["manifest_sha256"]

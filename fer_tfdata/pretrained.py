@@ -5,10 +5,11 @@ in float16; `model.json` says which network it is, how it was trained, what it r
 weights' SHA-256.
 """
 
+import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -96,11 +97,9 @@ def load(directory: Path = _SHIPPED) -> "keras.Model":
     Raises:
       InputError: there is none, or its weights are not those that `model.json` names.
     """
-    description = _read_description(directory)
-    try:
+    description = read_description(directory)
+    with _reading(directory):
         content = (directory / _WEIGHTS).read_bytes()
-    except OSError as error:
-        raise _absent(directory, error) from error
     if hashlib.sha256(content).hexdigest() != description["sha256"]:
         raise InputError(
             f"{directory / _WEIGHTS}: expected the SHA-256 {description['sha256']}, which "
@@ -116,25 +115,29 @@ def trained_on(directory: Path = _SHIPPED) -> list[str]:
     Raises:
       InputError: there is no packed model.
     """
-    splits: list[str] = _read_description(directory)["trained_on"]
+    splits: list[str] = read_description(directory)["trained_on"]
     return splits
 
 
-def _read_description(directory: Path) -> dict[str, Any]:
+def read_description(directory: Path = _SHIPPED) -> dict[str, Any]:
+    """Returns the content of a packed model's `model.json`.
+
+    Raises:
+      InputError: there is none.
+    """
+    with _reading(directory):
+        return json.loads((directory / _DESCRIPTION).read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def _reading(directory: Path) -> Iterator[None]:
     try:
-        description: dict[str, Any] = json.loads(
-            (directory / _DESCRIPTION).read_text(encoding="utf-8")
-        )
+        yield
     except (OSError, ValueError) as error:
-        raise _absent(directory, error) from error
-    return description
-
-
-def _absent(directory: Path, error: Exception) -> InputError:
-    return InputError(
-        f"{directory}: expected a packed model, {_DESCRIPTION} and {_WEIGHTS}, received: "
-        f"{error}; install the package again, or name another --model"
-    )
+        raise InputError(
+            f"{directory}: expected a packed model, {_DESCRIPTION} and {_WEIGHTS}, received: "
+            f"{error}; install the package again, or name another --model"
+        ) from error
 
 
 def _packed(weights: Sequence[npt.NDArray[np.float32]]) -> bytes:
