@@ -4,13 +4,14 @@ Importing this imports no TensorFlow.
 """
 
 import contextlib
+import io
 import logging
 import os
 import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,20 @@ def read_image(path: str | os.PathLike[str]) -> Pixels:
         more than `MAX_PIXELS` pixels.
     """
     with _opened(Path(path)) as image:
+        return _rgb(ImageOps.exif_transpose(image))
+
+
+def decode_image(content: bytes, *, name: str = "image") -> Pixels:
+    """Reads an image that is in memory as `read_image` reads a file.
+
+    Args:
+      content: what the file would hold.
+      name: what errors call it.
+
+    Raises:
+      InputError: as `read_image`.
+    """
+    with _decoded(io.BytesIO(content), name) as image:
         return _rgb(ImageOps.exif_transpose(image))
 
 
@@ -162,12 +177,23 @@ _silence: Final = _Silence()
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
+    """Gives a file's image, as `_decoded` does."""
+    if not path.is_file():
+        received = "something that is not a file" if path.exists() else "nothing there"
+        raise InputError(f"{path}: expected an image file, received {received}")
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path}: expected a file to read, received: {error.strerror}") from error
+    with file, _decoded(file, str(path)) as image:
+        yield image
+
+
+@contextlib.contextmanager
+def _decoded(file: BinaryIO, name: str) -> Iterator[Image.Image]:
     """Gives an image that is not decoded yet; what goes wrong inside becomes an `InputError`."""
     try:
-        if not path.is_file():
-            received = "something that is not a file" if path.exists() else "nothing there"
-            raise InputError(f"expected an image file, received {received}")
-        with _silence, Image.open(path, formats=IMAGE_FORMATS) as image:
+        with _silence, Image.open(file, formats=IMAGE_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             if any(tile[0] == "libtiff" for tile in image.tile):
@@ -179,19 +205,21 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         expected = f"an image ({', '.join(IMAGE_FORMATS)})"
         received = (
-            "a file of another kind, or a damaged one" if path.stat().st_size else "an empty file"
+            "a file of another kind, or a damaged one"
+            if file.seek(0, io.SEEK_END)
+            else "an empty file"
         )
-        raise InputError(f"{path}: expected {expected}, received {received}") from error
+        raise InputError(f"{name}: expected {expected}, received {received}") from error
     except Image.DecompressionBombError as error:
         raise InputError(
-            f"{path}: expected an image of at most {MAX_PIXELS} pixels, received a larger one;"
+            f"{name}: expected an image of at most {MAX_PIXELS} pixels, received a larger one;"
             " make it smaller"
         ) from error
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{name}: {error}") from error
     except Exception as error:  # a damaged file makes a decoder raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: expected a complete image, received: {reason}") from error
+        raise InputError(f"{name}: expected a complete image, received: {reason}") from error
 
 
 def _rgb(image: Image.Image) -> Pixels:

@@ -146,6 +146,16 @@ def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes, received: s
     with pytest.raises(InputError, match=received) as caught:
         images.read_image(path)
     assert str(caught.value).startswith(f"{path}: expected ")
+    with pytest.raises(InputError, match=received) as of_content:
+        images.decode_image(content, name=str(path))
+    assert str(of_content.value) == str(caught.value)
+
+
+def test_an_image_in_memory_is_read_as_its_file(tmp_path: Path) -> None:
+    content = jpeg_bytes()
+    (tmp_path / "picture.jpg").write_bytes(content)
+    expected = images.read_image(tmp_path / "picture.jpg")
+    np.testing.assert_array_equal(images.decode_image(content), expected)
 
 
 def test_any_cut_of_a_file_is_refused_or_read(tmp_path: Path) -> None:
