@@ -94,7 +94,7 @@ def _summary(faces: Sequence[FacePrediction]) -> str:
 
 def _picture(image: Pixels, faces: Sequence[FacePrediction]) -> Markup:
     height, width = image.shape[:2]
-    size = max(height, width) / 26
+    size = max(height, width) / 22
     boxes = (_box(number, face, size) for number, face in enumerate(faces, 1))
     drawing = element(
         "svg",

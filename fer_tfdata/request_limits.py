@@ -32,13 +32,14 @@ class RequestLimits:
     """What a request may be.
 
     Attributes:
-      paths: beginnings of the paths that are served; one that ends in no slash or equals sign is a
-        whole path.
+      paths: what is served; a request for another path is answered with "not found".
+      prefixes: what paths that are served begin with, beside `paths`.
       max_bytes: the most that a request's body has.
       max_seconds: the most that a request's body takes to arrive.
     """
 
-    paths: tuple[str, ...]
+    paths: frozenset[str]
+    prefixes: tuple[str, ...]
     max_bytes: int
     max_seconds: float
 
@@ -68,7 +69,8 @@ class LimitedApp:
         # Of web sockets there are none; the server refuses what is not accepted.
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not any(_matches(scope["path"], path) for path in self._limits.paths):
+        path = scope["path"]
+        if path not in self._limits.paths and not path.startswith(self._limits.prefixes):
             await _refuse(send, _Refusal(404, "not found"))
             return
         try:
@@ -98,10 +100,6 @@ class LimitedApp:
                 return refusal
             if not message.get("more_body", False):
                 return bytes(body)
-
-
-def _matches(path: str, served: str) -> bool:
-    return path.startswith(served) if served.endswith(("/", "=")) else path == served
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -1,15 +1,15 @@
 """The web page: photographs and a camera's pictures in, the expressions of their faces out.
 
-The page and its programming interface are gradio's.  Pictures are decoded, looked at and shown in
-memory; an upload, which gradio writes to its directory, is deleted as it is read.
+The page and its programming interface are gradio's.  An upload, which gradio writes to a directory,
+is deleted once its faces are found; what else there is of a picture is in memory.
 """
 
 import base64
 import binascii
 import dataclasses
-import functools
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -46,7 +46,7 @@ _UNCLAIMED_SECONDS: Final = 120
 
 _NOTE: Final = (
     "Pictures are looked at by the machine that serves this page, and are not stored. A model sees "
-    "faces, not feelings: what it says is what people would call such a face, and often wrong."
+    "faces, not feelings, and is often wrong."
 )
 
 _WAITING: Final = prediction_markup.render_message("Results appear here.")
@@ -54,8 +54,13 @@ _WAITING: Final = prediction_markup.render_message("Results appear here.")
 # A face is 48 pixels to the model; a larger frame takes longer to send and to search.
 _CAMERA: Final = {"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}}
 
+# A camera that is not shown is off: what is not visible is taken off the page.
+_SHOW_CAMERA: Final = (
+    "() => [%d, %d].map(visible => ({__type__: 'update', visible: !!visible, value: null}))"
+)
+
 _STYLE: Final = """
-.gradio-container { max-width: 76rem !important; margin: 0 auto; }
+.gradio-container main { width: 100%; max-width: 76rem; margin: 0 auto; }
 .fer h1 { margin: .6rem 0 .2rem; font-size: 1.6rem; font-weight: 600; line-height: 1.25;
   color: inherit; }
 .fer .note { max-width: 46rem; color: var(--faint); }
@@ -63,46 +68,20 @@ footer { display: none !important; }
 """
 
 
-class _Upload(NamedTuple):
+class _Picture(NamedTuple):
     """A picture as it was sent."""
 
     name: str
     content: bytes
+    file: Path | None = None
 
     def decode(self) -> Pixels:
         return images.decode_image(self.content, name=self.name)
 
-
-class _Picture(gr.Image):
-    """A picture that reaches its function as it was sent, and is on no disk by then."""
-
-    is_template = True  # what the browser shows is `gr.Image`
-
-    async def async_move_resource_to_block_cache(
-        self, url_or_file_path: str | Path | None
-    ) -> str | None:
-        """Leaves an upload where it is; gradio itself would fetch addresses."""
-        if url_or_file_path is None:
-            return None
-        if not Path(url_or_file_path).is_absolute():
-            raise _refused("expected an uploaded picture, received an address")
-        return str(url_or_file_path)
-
-    def preprocess(self, payload: Any) -> _Upload | None:
-        """Reads a picture; its file goes."""
-        if payload is None:
-            return None
-        try:
-            if payload.path is None:
-                return _Upload("the picture", _data_of(payload.url or ""))
-            file = Path(payload.path)
-            content = file.read_bytes()
-            file.unlink()
-        except InputError as error:
-            raise _refused(str(error)) from error
-        except OSError as error:
-            raise _refused("the picture is not there any more; send it again") from error
-        return _Upload(file.name, content)
+    def delete(self) -> None:
+        """Deletes the upload; what shows it has been sent by then, or is being replaced."""
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
 
 
 class _Predictors:
@@ -117,24 +96,31 @@ class _Predictors:
         return list(self._predictors)
 
     def predict(self, name: str, image: Pixels) -> list[FacePrediction]:
+        if name not in self._predictors:
+            raise InputError(
+                f"model: expected one of {', '.join(self._predictors)}, received {name}"
+            )
         with self._locks[name]:
             return self._predictors[name].predict_image(image)
 
 
-def create_app(predictors: Mapping[str, Predictor]) -> fastapi.FastAPI:
+def create_app(predictors: Mapping[str, Predictor], upload_dir: Path) -> fastapi.FastAPI:
     """Returns the page as an ASGI application.
 
     Args:
       predictors: by the names that the page offers; the first is chosen at the start.
+      upload_dir: where gradio writes uploads, the environment's `GRADIO_TEMP_DIR`.
 
     Raises:
-      InputError: there is none.
+      InputError: there is no predictor.
     """
     if not predictors:
         raise InputError("expected at least one model, received none")
-    page = _page(_Predictors(predictors))
+    page = _page(_Predictors(predictors), upload_dir.resolve())
     page.state_session_capacity = _KEPT_VISITORS
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=_PICTURES_AT_ONCE, api_open=False)
+    # Until a page is launched, gradio lets a request name any file of the machine.
+    page.has_launched = True
     # Nothing of gradio's is on that works with other servers or that keeps what it sees.
     return gr.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
@@ -153,6 +139,24 @@ def create_app(predictors: Mapping[str, Predictor]) -> fastapi.FastAPI:
     )
 
 
+def refuse_connections() -> None:
+    """Makes this process unable to connect to another one, and to look up a name.
+
+    For good.  Given an address in place of a picture, gradio would fetch it.
+    """
+    sys.addaudithook(_refuse_connection)
+
+
+def _refuse_connection(event: str, _: tuple[Any, ...]) -> None:
+    if event in _CONNECTING:
+        raise _refused("expected a picture, received an address, where this server does not look")
+
+
+_CONNECTING: Final = frozenset(
+    {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"}
+)
+
+
 def _theme() -> gr.themes.Default:
     # The system's fonts and no others.
     return gr.themes.Default(
@@ -162,7 +166,7 @@ def _theme() -> gr.themes.Default:
     )
 
 
-def _page(predictors: _Predictors) -> gr.Blocks:
+def _page(predictors: _Predictors, upload_dir: Path) -> gr.Blocks:
     with gr.Blocks(
         title="Facial expressions",
         analytics_enabled=False,
@@ -177,11 +181,11 @@ def _page(predictors: _Predictors) -> gr.Blocks:
                     label="Model",
                     visible=len(predictors.names) > 1,
                 )
-                photograph, snapshot, live = _sources()
+                sources = _add_sources()
             with gr.Column(min_width=320):
                 result = gr.HTML(_WAITING)
-        _connect(predictors, model, photograph, snapshot, live, result)
-        _add_api(predictors, photograph, model)
+        _connect(predictors, upload_dir, model, sources, result)
+        _add_api(predictors, upload_dir, model, sources.photograph)
     return page
 
 
@@ -194,13 +198,21 @@ def _heading() -> Markup:
     )
 
 
-def _sources() -> tuple[_Picture, _Picture, _Picture]:
-    """Adds the ways to give a picture: a photograph, a camera's snapshot, a live camera."""
+class _Sources(NamedTuple):
+    """The ways to give a picture."""
+
+    photograph: gr.Image
+    snapshot: gr.Image
+    live: gr.Image
+
+
+def _add_sources() -> _Sources:
     with gr.Tabs():
         with gr.Tab("Photograph") as photographs:
-            photograph = _Picture(
+            photograph = gr.Image(
                 sources=["upload", "clipboard"],
                 label="Photograph",
+                show_label=False,
                 height=260,
                 buttons=[],
                 placeholder="Drop a photograph here\nor press to choose one",
@@ -209,23 +221,16 @@ def _sources() -> tuple[_Picture, _Picture, _Picture]:
             snapshot = _camera("Snapshot", streaming=False)
         with gr.Tab("Live camera") as videos:
             live = _camera("Live camera", streaming=True)
-    # A camera that is not shown is off.
-    cameras = {snapshots: snapshot, videos: live}
-    for tab in (photographs, snapshots, videos):
-        tab.select(
-            functools.partial(_shown_alone, [shown is tab for shown in cameras]),
-            outputs=list(cameras.values()),
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
-    return photograph, snapshot, live
+    for number, tab in enumerate((photographs, snapshots, videos)):
+        tab.select(None, outputs=[snapshot, live], js=_SHOW_CAMERA % (number == 1, number == 2))
+    return _Sources(photograph, snapshot, live)
 
 
-def _camera(label: str, *, streaming: bool) -> _Picture:
-    return _Picture(
+def _camera(label: str, *, streaming: bool) -> gr.Image:
+    return gr.Image(
         sources=["webcam"],
         label=label,
+        show_label=False,
         streaming=streaming,
         visible=False,
         buttons=[],
@@ -233,52 +238,46 @@ def _camera(label: str, *, streaming: bool) -> _Picture:
     )
 
 
-def _shown_alone(shown: Sequence[bool]) -> list[dict[str, Any]]:
-    return [gr.update(visible=visible, value=None) for visible in shown]
-
-
 def _connect(
     predictors: _Predictors,
+    upload_dir: Path,
     model: gr.Dropdown,
-    photograph: _Picture,
-    snapshot: _Picture,
-    live: _Picture,
+    sources: _Sources,
     result: gr.HTML,
 ) -> None:
     """Connects what the page shows with what is predicted."""
     kept = gr.State(None, time_to_live=_KEPT_SECONDS)
 
-    def show(upload: _Upload | None, name: str) -> tuple[None, Markup, _Upload | None]:
+    def show(payload: _Payload, name: str) -> tuple[None, Markup, _Picture | None]:
         # The source is emptied for the next picture; this one is shown with its faces.
-        return None, again(upload, name), upload if len(predictors.names) > 1 else None
+        picture = _picture_of(payload, upload_dir)
+        return None, again(picture, name), picture if len(predictors.names) > 1 else None
 
-    def again(upload: _Upload | None, name: str) -> Markup:
-        return _WAITING if upload is None else _result(predictors, upload, name)
+    def again(picture: _Picture | None, name: str) -> Markup:
+        return _WAITING if picture is None else _result(predictors, picture, name)
 
-    def frame(upload: _Upload | None, name: str) -> Markup:
-        return _WAITING if upload is None else _result(predictors, upload, name, announced=False)
+    def frame(payload: _Payload, name: str) -> Markup:
+        picture = _picture_of(payload, upload_dir)
+        if picture is None:
+            return _WAITING
+        return _result(predictors, picture, name, announced=False)
 
-    shared: dict[str, Any] = {"api_visibility": "private", "show_progress_on": result}
-    for source in (photograph, snapshot):
-        source.input(
-            show,
-            [source, model],
-            [source, result, kept],
-            concurrency_id="picture",
-            concurrency_limit=_PICTURES_AT_ONCE,
-            **shared,
-        )
-    model.input(
-        again,
-        [kept, model],
-        result,
-        concurrency_id="picture",
-        concurrency_limit=_PICTURES_AT_ONCE,
+    shared: dict[str, Any] = {
+        "preprocess": False,
+        "api_visibility": "private",
+        "show_progress_on": result,
+    }
+    pictures: dict[str, Any] = {
+        "concurrency_id": "pictures",
+        "concurrency_limit": _PICTURES_AT_ONCE,
         **shared,
-    )
-    live.stream(
+    }
+    for source in (sources.photograph, sources.snapshot):
+        source.input(show, [source, model], [source, result, kept], **pictures)
+    model.input(again, [kept, model], result, **pictures)
+    sources.live.stream(
         frame,
-        [live, model],
+        [sources.live, model],
         result,
         stream_every=_SECONDS_BETWEEN_FRAMES,
         time_limit=MAX_LIVE_SECONDS,
@@ -290,27 +289,34 @@ def _connect(
 
 
 def _result(
-    predictors: _Predictors, upload: _Upload, name: str, *, announced: bool = True
+    predictors: _Predictors, picture: _Picture, name: str, *, announced: bool = True
 ) -> Markup:
     try:
-        image = upload.decode()
+        image = picture.decode()
         faces = predictors.predict(name, image)
     except InputError as error:
         return prediction_markup.render_message(str(error), wrong=True)
+    finally:
+        picture.delete()
     return prediction_markup.render(image, faces, announced=announced)
 
 
-def _add_api(predictors: _Predictors, photograph: _Picture, model: gr.Dropdown) -> None:
-    """Adds what programs call; its name, parameters and answer are in `docs/web_page.md`."""
+def _add_api(
+    predictors: _Predictors, upload_dir: Path, model: gr.Dropdown, photograph: gr.Image
+) -> None:
+    """Adds what programs call; `docs/web_page.md` promises its name, parameters and answer."""
 
-    def predict(image: _Upload | None, model: str) -> dict[str, Any]:
-        if image is None:
-            raise _refused("expected a picture, received none")
+    def predict(image: _Payload, model: str) -> dict[str, Any]:
+        picture = _picture_of(image, upload_dir)
+        if picture is None:
+            raise _refused("image: expected a picture, received none")
         try:
-            pixels = image.decode()
+            pixels = picture.decode()
             faces = predictors.predict(model, pixels)
         except InputError as error:
             raise _refused(str(error)) from error
+        finally:
+            picture.delete()
         height, width = pixels.shape[:2]
         return {"width": width, "height": height, "faces": [_entry(face) for face in faces]}
 
@@ -320,7 +326,8 @@ def _add_api(predictors: _Predictors, photograph: _Picture, model: gr.Dropdown) 
         [photograph, model],
         gr.JSON(visible=False),
         api_name="predict",
-        concurrency_id="picture",
+        preprocess=False,
+        concurrency_id="pictures",
         concurrency_limit=_PICTURES_AT_ONCE,
     )
 
@@ -335,20 +342,38 @@ def _entry(face: FacePrediction) -> dict[str, Any]:
     }
 
 
-def _refused(text: str) -> gr.Error:
-    return gr.Error(text, print_exception=False)
+# What gradio makes of a picture that was sent: an uploaded file's path, or a data URL.
+_Payload = Mapping[str, Any] | None
+
+
+def _picture_of(payload: _Payload, upload_dir: Path) -> _Picture | None:
+    """Reads a picture that was sent.
+
+    Raises:
+      gr.Error: it is neither an upload nor a data URL, or not there any more.
+    """
+    if payload is None:
+        return None
+    if payload["path"] is None:
+        return _Picture("the picture", _data_of(payload["url"] or ""))
+    file = Path(payload["path"]).resolve()
+    if not file.is_relative_to(upload_dir):
+        raise _refused("expected an uploaded picture, received another file")
+    try:
+        return _Picture(file.name, file.read_bytes(), file)
+    except OSError as error:
+        raise _refused("the picture is not there any more; send it again") from error
 
 
 def _data_of(url: str) -> bytes:
-    """Returns what a data URL holds.
-
-    Raises:
-      InputError: it is none, or not in base64.
-    """
     head, comma, data = url.partition(",")
     if not comma or not head.startswith("data:") or not head.endswith(";base64"):
-        raise InputError("expected an upload or a data URL in base64, received another")
+        raise _refused("expected an upload or a data URL in base64, received neither")
     try:
         return base64.b64decode(data, validate=True)
     except binascii.Error as error:
-        raise InputError(f"expected a data URL in base64, received: {error}") from error
+        raise _refused(f"expected a data URL in base64, received: {error}") from error
+
+
+def _refused(text: str) -> gr.Error:
+    return gr.Error(text, print_exception=False)

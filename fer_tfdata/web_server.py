@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from fer_tfdata.errors import InputError
@@ -18,10 +19,14 @@ from fer_tfdata.request_limits import LimitedApp, RequestLimits
 # settings are read when they are imported.
 
 # Of what gradio serves, what the page and its programming interface need.
-_PATHS: Final = (
-    *("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),
-    *("/assets/", "/static/", "/gradio_api/info", "/gradio_api/heartbeat/"),
-    *("/gradio_api/upload", "/gradio_api/upload_progress", "/gradio_api/cancel"),
+_PATHS: Final = frozenset(
+    {
+        *("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/info"),
+        *("/gradio_api/upload", "/gradio_api/upload_progress", "/gradio_api/cancel"),
+    }
+)
+_PREFIXES: Final = (
+    *("/assets/", "/static/", "/gradio_api/heartbeat/"),
     *("/gradio_api/queue/", "/gradio_api/call/", "/gradio_api/stream/"),
 )
 
@@ -74,7 +79,8 @@ def serve(
 ) -> None:
     """Serves the page until `ended` is set.
 
-    Sets the environment variables that keep gradio to itself, and so wants a process of its own.
+    Wants a process of its own: it sets environment variables, and then refuses every connection of
+    the process to another.
 
     Args:
       models: what the page offers, see `named_models.load`.
@@ -85,7 +91,8 @@ def serve(
     Raises:
       InputError: gradio is not installed, or a model cannot be loaded.
     """
-    with tempfile.TemporaryDirectory(prefix="fer_serve_") as directory:
+    with tempfile.TemporaryDirectory(prefix="fer_serve_") as created:
+        directory = str(Path(created).resolve())
         os.environ |= {
             "GRADIO_TEMP_DIR": directory,
             "GRADIO_EXAMPLES_CACHE": directory,
@@ -103,15 +110,19 @@ def serve(
                 "pip install 'fer-tfdata[demo]'"
             ) from error
         app = LimitedApp(
-            web_page.create_app({name: Predictor.from_name(name) for name in models}),
+            web_page.create_app(
+                {name: Predictor.from_name(name) for name in models}, Path(directory)
+            ),
             RequestLimits(
+                paths=_PATHS,
                 # Uploads are served to who sent them, until they are read.
-                paths=(*_PATHS, f"/gradio_api/file={directory}/"),
+                prefixes=(*_PREFIXES, f"/gradio_api/file={directory}/"),
                 # In base64, and with what is around it.
                 max_bytes=web_page.MAX_UPLOAD_BYTES * 4 // 3 + 100_000,
                 max_seconds=_MAX_UPLOAD_SECONDS,
             ),
         )
+        web_page.refuse_connections()
         with _serving(app, listening):
             on_ready()
             ended.wait()
