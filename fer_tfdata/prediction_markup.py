@@ -22,8 +22,8 @@ STYLE: Final = """
   overflow-wrap: anywhere; }
 .fer .picture { position: relative; width: fit-content; max-width: 100%; margin: 0 auto 1rem;
   line-height: 0; border-radius: 8px; overflow: hidden; background: var(--raised); }
-.fer .picture img { display: block; margin: 0; max-width: 100%; max-height: 60vh;
-  width: auto; height: auto; }
+.fer .picture img { display: block; margin: 0; min-width: min(100%, 12rem); max-width: 100%;
+  max-height: 60vh; width: auto; height: auto; object-fit: contain; }
 .fer .picture svg { position: absolute; inset: 0; width: 100%; height: 100%; }
 .fer rect { fill: none; stroke: #ffb000; stroke-width: 3; vector-effect: non-scaling-stroke; }
 .fer rect.under { stroke: #000; stroke-width: 5; stroke-opacity: .5; }
@@ -84,10 +84,7 @@ def render_message(text: str, *, wrong: bool = False) -> Markup:
 
 def _summary(faces: Sequence[FacePrediction]) -> str:
     if not faces:
-        return (
-            "No face was found. Upright, frontal faces are, if they are not too small in the "
-            "picture."
-        )
+        return "No face was found: faces must be upright, frontal and not too small in the picture."
     count = "1 face" if len(faces) == 1 else f"{len(faces)} faces"
     return f"{count}: {', '.join(face.expression for face in faces)}"
 

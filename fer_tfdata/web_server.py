@@ -51,8 +51,9 @@ def listen(host: str, port: int) -> socket.socket:
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         return socket.create_server(address, family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+    except OSError as error:
+        # Python adds the address to the system's words.
+        reason = (error.strerror or str(error)).partition(" (while")[0]
         raise InputError(
             f"expected an address of this machine and a free port, received {host}, port {port}: "
             f"{reason}; choose another --port, or 0 for any that is free"
@@ -79,8 +80,8 @@ def serve(
 ) -> None:
     """Serves the page until `ended` is set.
 
-    Wants a process of its own: it sets environment variables, and then refuses every connection of
-    the process to another.
+    Wants a process of its own: it sets environment variables and the directory of temporary files,
+    and then refuses every connection of the process to another.
 
     Args:
       models: what the page offers, see `named_models.load`.
@@ -93,9 +94,11 @@ def serve(
     """
     with tempfile.TemporaryDirectory(prefix="fer_serve_") as created:
         directory = str(Path(created).resolve())
+        uploads = f"{directory}/uploads"
+        tempfile.tempdir = directory  # TensorFlow's and gradio's own files go with it as well
         os.environ |= {
-            "GRADIO_TEMP_DIR": directory,
-            "GRADIO_EXAMPLES_CACHE": directory,
+            "GRADIO_TEMP_DIR": uploads,
+            "GRADIO_EXAMPLES_CACHE": uploads,
             "GRADIO_ANALYTICS_ENABLED": "False",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_OFFLINE": "1",
@@ -111,12 +114,12 @@ def serve(
             ) from error
         app = LimitedApp(
             web_page.create_app(
-                {name: Predictor.from_name(name) for name in models}, Path(directory)
+                {name: Predictor.from_name(name) for name in models}, Path(uploads)
             ),
             RequestLimits(
                 paths=_PATHS,
                 # Uploads are served to who sent them, until they are read.
-                prefixes=(*_PREFIXES, f"/gradio_api/file={directory}/"),
+                prefixes=(*_PREFIXES, f"/gradio_api/file={uploads}/"),
                 # In base64, and with what is around it.
                 max_bytes=web_page.MAX_UPLOAD_BYTES * 4 // 3 + 100_000,
                 max_seconds=_MAX_UPLOAD_SECONDS,

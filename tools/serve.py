@@ -9,6 +9,7 @@ otherwise, it can be reached from this machine alone.  Its programming interface
 docs/web_page.md.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -39,7 +40,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
-        "port", 7860, "The port to listen on; 0: any that is free.", flag_values=flag_values
+        "port",
+        7860,
+        "The port to listen on; 0: any that is free.",
+        lower_bound=0,
+        upper_bound=65_535,
+        flag_values=flag_values,
     )
 
 
@@ -49,18 +55,27 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FLAGS
     ended = threading.Event()
     _end_on_signals(ended)
+    try:
+        _serve(values.model, values.host, values.port, ended)
+    finally:
+        if ended.is_set():
+            # All is put away; Python would go on for seconds, taking its modules apart.
+            os._exit(0)
+
+
+def _serve(models: Sequence[str], host: str, port: int, ended: threading.Event) -> None:
     from fer_tfdata import web_server
 
-    with web_server.listen(values.host, values.port) as listening:
+    with web_server.listen(host, port) as listening:
         if not web_server.is_private(listening):
             print(
-                f"warning: --host={values.host}: whoever reaches this machine can use the page, "
-                "which asks nobody who they are",
+                f"warning: --host={host}: whoever reaches this machine can use the page, which "
+                "asks nobody who they are",
                 file=sys.stderr,
             )
         command_line.import_tensorflow_quietly()
         web_server.serve(
-            values.model,
+            models,
             listening,
             ended=ended,
             on_ready=lambda: print(f"page ready at {web_server.address_of(listening)}", flush=True),
