@@ -109,14 +109,15 @@ def create_app(predictors: Mapping[str, Predictor], upload_dir: Path) -> fastapi
 
     Args:
       predictors: by the names that the page offers; the first is chosen at the start.
-      upload_dir: where gradio writes uploads, the environment's `GRADIO_TEMP_DIR`.
+      upload_dir: where gradio writes uploads, the environment's `GRADIO_TEMP_DIR`; absolute and
+        without links.
 
     Raises:
       InputError: there is no predictor.
     """
     if not predictors:
         raise InputError("expected at least one model, received none")
-    page = _page(_Predictors(predictors), upload_dir.resolve())
+    page = _page(_Predictors(predictors), upload_dir)
     page.state_session_capacity = _KEPT_VISITORS
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=_PICTURES_AT_ONCE, api_open=False)
     # Until a page is launched, gradio lets a request name any file of the machine.
@@ -270,6 +271,7 @@ def _connect(
     pictures: dict[str, Any] = {
         "concurrency_id": "pictures",
         "concurrency_limit": _PICTURES_AT_ONCE,
+        "trigger_mode": "always_last",  # another choice during the answer to the last one counts
         **shared,
     }
     for source in (sources.photograph, sources.snapshot):

@@ -92,17 +92,7 @@ def serve(
     Raises:
       InputError: gradio is not installed, or a model cannot be loaded.
     """
-    with tempfile.TemporaryDirectory(prefix="fer_serve_") as created:
-        directory = str(Path(created).resolve())
-        uploads = f"{directory}/uploads"
-        tempfile.tempdir = directory  # TensorFlow's and gradio's own files go with it as well
-        os.environ |= {
-            "GRADIO_TEMP_DIR": uploads,
-            "GRADIO_EXAMPLES_CACHE": uploads,
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
+    with _own_directory() as uploads:
         try:
             from fer_tfdata import web_page
         except ModuleNotFoundError as error:
@@ -112,23 +102,40 @@ def serve(
                 "expected gradio, which the web page is made with, received none; "
                 "pip install 'fer-tfdata[demo]'"
             ) from error
-        app = LimitedApp(
-            web_page.create_app(
-                {name: Predictor.from_name(name) for name in models}, Path(uploads)
-            ),
-            RequestLimits(
-                paths=_PATHS,
-                # Uploads are served to who sent them, until they are read.
-                prefixes=(*_PREFIXES, f"/gradio_api/file={uploads}/"),
-                # In base64, and with what is around it.
-                max_bytes=web_page.MAX_UPLOAD_BYTES * 4 // 3 + 100_000,
-                max_seconds=_MAX_UPLOAD_SECONDS,
-            ),
+        predictors = {name: Predictor.from_name(name) for name in models}
+        limits = RequestLimits(
+            paths=_PATHS,
+            # An upload is shown to who sent it, until its faces are.
+            prefixes=(*_PREFIXES, f"/gradio_api/file={uploads}/"),
+            # In base64, and with what is around it.
+            max_bytes=web_page.MAX_UPLOAD_BYTES * 4 // 3 + 100_000,
+            max_seconds=_MAX_UPLOAD_SECONDS,
         )
+        app = LimitedApp(web_page.create_app(predictors, uploads), limits)
         web_page.refuse_connections()
         with _serving(app, listening):
             on_ready()
             ended.wait()
+
+
+@contextlib.contextmanager
+def _own_directory() -> Iterator[Path]:
+    """Gives a directory for uploads, within one that nobody else reads and that is deleted.
+
+    TensorFlow's and gradio's temporary files go there too.
+    """
+    with tempfile.TemporaryDirectory(prefix="fer_serve_") as created:
+        directory = Path(created).resolve()
+        uploads = directory / "uploads"
+        tempfile.tempdir = str(directory)
+        os.environ |= {
+            "GRADIO_TEMP_DIR": str(uploads),
+            "GRADIO_EXAMPLES_CACHE": str(uploads),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        yield uploads
 
 
 @contextlib.contextmanager
