@@ -9,7 +9,7 @@ from PIL import Image
 
 from fer_tfdata.images import Pixels
 from fer_tfdata.markup import Markup, element, join
-from fer_tfdata.prediction import FacePrediction
+from fer_tfdata.results import FacePrediction
 
 STYLE: Final = """
 .fer { --ink: #1c1e21; --faint: #565c64; --line: #d9dce1; --raised: #f4f5f7; --bar: #8a94a3;

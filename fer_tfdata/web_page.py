@@ -20,7 +20,8 @@ from fer_tfdata import images, prediction_markup
 from fer_tfdata.errors import InputError
 from fer_tfdata.images import Pixels
 from fer_tfdata.markup import Markup, element
-from fer_tfdata.prediction import FacePrediction, Predictor
+from fer_tfdata.prediction import Predictor
+from fer_tfdata.results import FacePrediction
 
 MAX_UPLOAD_BYTES: Final = 20_000_000
 """Of one picture, which is what a good camera makes; of pixels, `images.MAX_PIXELS`."""

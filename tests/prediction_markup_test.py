@@ -10,7 +10,7 @@ from skimage import data
 from fer_tfdata import prediction_markup
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
 from fer_tfdata.faces import Box
-from fer_tfdata.prediction import FacePrediction
+from fer_tfdata.results import FacePrediction
 
 
 class Elements(HTMLParser):
