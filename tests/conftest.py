@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,10 @@ from PIL import Image
 from fer_tfdata import demo_faces
 from fer_tfdata.expressions import EXPRESSIONS
 from fer_tfdata.sources import KaggleCsv
+
+# As the programs choose it: JAX, which TensorFlow imports where it is installed, would choose
+# otherwise for this process and all that the tests start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 @pytest.fixture(scope="session")

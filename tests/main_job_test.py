@@ -45,8 +45,8 @@ def test_csv_to_metrics_and_predictions(demo_csv: Path, tmp_path: Path) -> None:
     assert (report / "confusion_matrix.png").is_file()
 
     picture = run_dir / "figures" / "learning_curves.png"  # any picture is an input
-    predicted = run("predict", f"--model={run_dir}", f"--input={picture}", "--faces=whole")
-    (result,) = json.loads(predicted.stdout)
+    predicted = run("predict", f"--model={run_dir}", f"--input={picture}", "--detector=none")
+    result = json.loads(predicted.stdout)
     assert sum(result["faces"][0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 

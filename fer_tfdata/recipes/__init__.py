@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from fer_tfdata.recipes.residual_medium_long import residual_medium_long
-from fer_tfdata.recipes.residual_small_half_hour import residual_small_half_hour
 from fer_tfdata.train_config import TrainConfig
 
 RECIPES: Final[Mapping[str, Callable[[str], TrainConfig]]] = {
-    recipe.__name__: recipe for recipe in (residual_medium_long, residual_small_half_hour)
+    recipe.__name__: recipe for recipe in (residual_medium_long,)
 }
