@@ -198,8 +198,14 @@ def measure_crops(
     }
 
 
-def measure_long_video(model: str, video: Path) -> dict[str, Any]:
-    """Returns seconds a frame and the memory, window by window, of this process, a new one."""
+def measure_long_video(model: str, video: Path, window: int = _WINDOW) -> dict[str, Any]:
+    """Returns seconds a frame and the memory of this process, a new one.
+
+    Args:
+      model: see --model.
+      video: what is predicted and annotated.
+      window: how many frames are measured together.
+    """
     command_line.import_tensorflow_quietly()
     from fer_tfdata.prediction import Predictor
 
@@ -208,12 +214,12 @@ def measure_long_video(model: str, video: Path) -> dict[str, Any]:
     results = _annotated(predictor, video, video.with_name("long_annotated.mp4"))
     start = time.perf_counter()
     for number, _ in enumerate(results, 1):
-        if number % _WINDOW == 0:
+        if number % window == 0:
             now = time.perf_counter()
-            seconds.append((now - start) / _WINDOW)
+            seconds.append((now - start) / window)
             resident.append(measure.resident_bytes())
             start = now
-    return {"window": _WINDOW, "seconds_per_frame": seconds, "resident_bytes": resident}
+    return {"window": window, "seconds_per_frame": seconds, "resident_bytes": resident}
 
 
 def measure_accuracy(model: str, data_dir: Path, peers: Any) -> dict[str, Any]:

@@ -16,13 +16,20 @@ from benchmarks import (
     measure,
     memory_benchmark,
     pipeline_benchmark,
+    prediction_benchmark,
     training_benchmark,
 )
 from fer_tfdata import models, near_duplicates, records
 from fer_tfdata.errors import InputError
 from fer_tfdata.sources import KaggleCsv
 
-PROGRAMS = [conversion_benchmark, memory_benchmark, pipeline_benchmark, training_benchmark]
+PROGRAMS = [
+    conversion_benchmark,
+    memory_benchmark,
+    pipeline_benchmark,
+    prediction_benchmark,
+    training_benchmark,
+]
 PROMISED = {
     "benchmark",
     "command",
