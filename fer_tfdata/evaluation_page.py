@@ -36,7 +36,7 @@ _STYLE: Final = """
 .headlines td { font-weight: 600; vertical-align: top; }
 .headlines thead th, .headlines tbody th { vertical-align: top; }
 .matrix td { min-width: 3.2rem; }
-.names th { max-width: 9rem; }
+.names thead th { max-width: 9rem; }
 .plot { display: block; width: 100%; height: auto; max-width: 30rem; overflow: visible; }
 .plot text { font-size: 10px; fill: var(--faint); }
 .plot .grid { stroke: var(--line); stroke-width: 1; }
@@ -326,7 +326,7 @@ def _calibration(report: Report) -> Iterator[Markup]:
         "the diagonal. The expected calibration error (ECE) is the mean gap between both, "
         f"weighted by the images, in {calibration.BINS} bins. Temperature scaling divides the "
         "logits by one number, which leaves every answer as it is; above 1, the model was too "
-        "sure of itself.",
+        "sure of itself, below 1 not sure enough.",
     )
     yield element("p", _how_fitted(report))
     for model in report.models:
