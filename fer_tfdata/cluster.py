@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import re
-import signal
 import socket
 import sys
 import threading
@@ -41,6 +40,9 @@ _log = logging.getLogger(__name__)
 def joined(config: ClusterConfig) -> Iterator[None]:
     """Within the block, this process trains with the others; it is to be entered before all else.
 
+    Whoever leaves it with an error ends the process without waiting for the others, which JAX would
+    do: they wait for this process themselves.
+
     Raises:
       InputError: there are to be several and the backend is not JAX, or they do not meet.
     """
@@ -58,7 +60,6 @@ def joined(config: ClusterConfig) -> Iterator[None]:
         _meet(config)
         yield
     except BaseException as error:
-        # Before JAX, which would wait for the others, who wait for this process, and then abort it.
         atexit.register(_end_at_once, 2 if isinstance(error, InputError) else 1)
         raise
     jax.distributed.shutdown()
@@ -239,17 +240,14 @@ def gathered(value: Any) -> list[Any]:
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
-@contextlib.contextmanager
-def stop_agreed_on() -> Iterator[Callable[[int], bool]]:
-    """Yields whether all of several processes are to stop after a step, since one got SIGTERM.
+def stop_agreed_on(step: int) -> bool:
+    """Returns whether all of several processes are to stop after a step, since one got SIGTERM.
 
-    What is yielded is to be called after every step, with the step, in all of them.
+    To be asked after every step, in all of them.
     """
     from jax.experimental import multihost_utils
 
-    yield multihost_utils.reached_preemption_sync_point
-    # JAX notes the signal instead of ending, from the first moment on.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return multihost_utils.reached_preemption_sync_point(step)
 
 
 def loss_of_process(error: Exception) -> InputError | None:

@@ -16,8 +16,10 @@ def choose_strategy(devices: Sequence[str] | None = None) -> tf.distribute.Strat
     Args:
       devices: names of logical devices, such as `GPU:0`; None for all GPUs.
     """
+    if keras.backend.backend() == "jax":  # whose devices are `data_parallel`'s matter
+        return tf.distribute.get_strategy()
     names = devices or [device.name for device in tf.config.list_logical_devices("GPU")]
-    if len(names) > 1 and keras.backend.backend() == "tensorflow":
+    if len(names) > 1:
         return tf.distribute.MirroredStrategy(names)
     return tf.distribute.get_strategy()  # what there is without one
 

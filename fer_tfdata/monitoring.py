@@ -126,6 +126,10 @@ class Monitor(keras.callbacks.TensorBoard):
         super().on_train_end(logs)
         self._write_to_run(hparams_summary.session_end_pb(hparams_pb2.STATUS_SUCCESS))
 
+    def _collect_learning_rate(self, logs: Any) -> Any:
+        # It is in the logs; where several processes train, one alone is to compute nothing of theirs.
+        return logs
+
     def _start_trace(self) -> None:
         # Keras also traces the graph, finds none, and TensorBoard shows that one first.
         self._start_profiler(logdir=self._train_dir)

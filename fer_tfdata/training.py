@@ -397,8 +397,7 @@ def _stop_asked_by_sigterm() -> Iterator[Callable[[int], bool]]:
     """
     asked = False
     if cluster.process_count() > 1:
-        with cluster.stop_agreed_on() as agreed:
-            yield agreed
+        yield cluster.stop_agreed_on
         return
     if threading.current_thread() is not threading.main_thread():  # where no signal arrives
         yield lambda step: False

@@ -37,6 +37,8 @@ FLAGS = (
     "--noflip",
     "--label_smoothing=0.1",
     "--ema=0.9",
+    "--schedule=cosine",
+    "--weight_decay=0.05",
 )
 
 
