@@ -54,6 +54,8 @@ _STYLE: Final = """
 .answers .chosen, .answers .true { background: var(--colour); }
 .answers span:nth-child(3n) { text-align: right; }
 @media (max-width: 40rem) {
+  .headlines tbody th { max-width: 6.5rem; }
+  .headlines tbody th .share { white-space: normal; }
   .matrix td { min-width: 0; padding: .3rem .2rem; }
   .matrix thead th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; }
   .mistake { width: calc(50% - .25rem); }

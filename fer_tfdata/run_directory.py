@@ -99,7 +99,7 @@ def trained_on(path: Path) -> list[str] | None:
         content = json.loads(metrics.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    splits: list[str] | None = content.get("trained_on")
+    splits: list[str] | None = content.get("trained_on") if isinstance(content, dict) else None
     return splits
 
 

@@ -1,9 +1,13 @@
+import json
+import shutil
+
 import keras
 import pytest
 
+from fer_tfdata import named_models
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
-from fer_tfdata.run_directory import ModelForm, check_model, find_model, load_model
+from fer_tfdata.run_directory import ModelForm, check_model, find_model, load_model, trained_on
 from tests.prediction_test import tiny_model
 
 
@@ -11,6 +15,24 @@ def test_a_run_and_its_file_are_the_same_model(trained_run) -> None:
     file = trained_run / "model.keras"
     assert find_model(trained_run) == find_model(file) == file
     assert isinstance(load_model(trained_run), keras.Model)
+
+
+def test_a_run_says_what_it_was_trained_on_and_a_lone_file_does_not(trained_run, tmp_path) -> None:
+    assert trained_on(trained_run) == trained_on(trained_run / "model.keras") == ["train"]
+    assert named_models.trained_on(str(trained_run)) == ["train"]
+    assert named_models.trained_on("pretrained") == ["train"]
+    shutil.copy(trained_run / "model.keras", tmp_path)
+    assert trained_on(tmp_path) is None
+    for content, expected in (
+        ("[]", None),
+        ("damaged", None),
+        (json.dumps({"accuracy": 1}), None),
+        (json.dumps({"trained_on": ["train", "validation"]}), ["train", "validation"]),
+    ):
+        (tmp_path / "metrics.json").write_text(content)
+        assert trained_on(tmp_path) == expected
+    with pytest.raises(InputError, match="received nothing there"):
+        trained_on(tmp_path / "absent")
 
 
 def test_what_is_no_model_is_said(tmp_path) -> None:
