@@ -18,6 +18,7 @@ class PageServer:
 
     def __init__(self, root: Path, *arguments: str) -> None:
         self.root = root
+        self.arguments = arguments
         self.outside = _Listener()
         for name in ("home", "work", "tmp"):
             (root / name).mkdir()

@@ -80,6 +80,50 @@ def test_a_photograph_s_face_its_box_and_its_probabilities(
     assert face["expression"] == max(EXPRESSIONS, key=face["probabilities"].__getitem__)
 
 
+def documented(language: str, server: PageServer, containing: str) -> str:
+    """Returns a piece of the document's code, for this server and its first model."""
+    text = (ROOT / "docs" / "web_page.md").read_text(encoding="utf-8")
+    pieces = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    (piece,) = [piece for piece in pieces if containing in piece]
+    return piece.replace("http://127.0.0.1:7860", server.address).replace(
+        "pretrained", first_model(server)
+    )
+
+
+def first_model(server: PageServer) -> str:
+    return next(str(a) for a in server.arguments if a.startswith("--model=")).partition("=")[2]
+
+
+def test_the_calls_in_the_document_give_what_it_says(
+    server: PageServer, photograph: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(photograph.read_bytes())
+    python = subprocess.run(
+        [sys.executable, "-c", documented("python", server, "gradio_client")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shell = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", documented("sh", server, "curl")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kind, content = shell.stdout.strip().split("\n")
+    assert kind == "event: complete"
+    (answer,) = json.loads(content.removeprefix("data: "))
+    (face,) = answer["faces"]
+    assert python.stdout == f"{face['box']} {face['expression']} {face['probabilities']}\n"
+    shown = json.loads(documented("json", server, "faces"))
+    assert shown.keys() == answer.keys()
+    assert shown["faces"][0].keys() == face.keys()
+    assert shown["faces"][0]["box"].keys() == face["box"].keys()
+    assert list(shown["faces"][0]["probabilities"]) == list(face["probabilities"])
+
+
 def test_another_model_can_be_chosen(client: Client, photograph: Path) -> None:
     (parameters,) = [
         endpoint["parameters"]
@@ -105,7 +149,7 @@ def test_a_picture_without_a_face_has_none(client: Client, tmp_path: Path) -> No
 
 
 def test_a_picture_may_come_within_the_request(server: PageServer, photograph: Path) -> None:
-    model = str(server.process.args[-2]).removeprefix("--model=")  # type: ignore[index]
+    model = first_model(server)
     content = base64.b64encode(photograph.read_bytes()).decode()
     payload = {"url": f"data:image/jpeg;base64,{content}", "meta": META}
     kind, (answer,) = call(server, payload, model)
