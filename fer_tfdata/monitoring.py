@@ -127,7 +127,7 @@ class Monitor(keras.callbacks.TensorBoard):
         self._write_to_run(hparams_summary.session_end_pb(hparams_pb2.STATUS_SUCCESS))
 
     def _collect_learning_rate(self, logs: Any) -> Any:
-        # It is in the logs; where several processes train, one alone is to compute nothing of theirs.
+        # It is in the logs; of several processes, one alone is to compute nothing that all share.
         return logs
 
     def _start_trace(self) -> None:
