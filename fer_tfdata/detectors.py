@@ -276,7 +276,8 @@ def _network_scale(image: Pixels, smallest: float) -> float:
 # narrower than high.  The side of FER2013's frame, whose centre is the box's, in terms of the box's
 # height.  Measured: MTCNN finds 350 of the first 400 PublicTest images (enlarged to 144 pixels,
 # borders replicated) in boxes of 51 of the 48 pixels (median; quartiles 46.7 and 56.6), with the
-# frame's centre to 0.5 pixels.  48 / 51 = 0.94.
+# frame's centre to 0.5 pixels.  48 / 51 = 0.94.  Cut out so, faces are classified about as well as
+# the images themselves: 68.6 against 70.0 % right.
 _FRAME_OF_HEIGHT: Final = 0.94
 
 
