@@ -33,8 +33,7 @@ import numpy.typing as npt
 from absl import flags
 
 from benchmarks import measure
-from fer_tfdata import command_line
-from fer_tfdata.named_models import PRETRAINED
+from fer_tfdata import command_line, named_models
 
 NAME: Final = "prediction_benchmark"
 
@@ -54,8 +53,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Adds this program's flags."""
     flags.DEFINE_string(
         "model",
-        PRETRAINED,
-        "A run directory, a .keras file, or pretrained: the model that ships with the package.",
+        named_models.PRETRAINED,
+        named_models.HELP,
         flag_values=flag_values,
     )
     flags.DEFINE_string(
@@ -158,7 +157,6 @@ def measure_crops(
     model: str, peers: Any, batch_size: int, calls: int, *, repeats: int
 ) -> dict[str, Any]:
     """Returns crops a second, and the time of a call, of each network with one and many crops."""
-    from fer_tfdata import named_models
     from fer_tfdata.prediction import Predictor
 
     classifier = named_models.load(model)
@@ -224,7 +222,7 @@ def measure_long_video(model: str, video: Path, window: int = _WINDOW) -> dict[s
 
 def measure_accuracy(model: str, data_dir: Path, peers: Any) -> dict[str, Any]:
     """Returns the share of right answers on the validation split, one view, of each network."""
-    from fer_tfdata import named_models, records
+    from fer_tfdata import records
     from fer_tfdata.faces import resized
     from fer_tfdata.prediction import Predictor
 

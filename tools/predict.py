@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING, Final
 
 from absl import flags
 
-from fer_tfdata import command_line
+from fer_tfdata import command_line, named_models
 from fer_tfdata.errors import InputError
-from fer_tfdata.named_models import PRETRAINED
 
 # The heavy imports stand in the functions that need them: `--help` answers at once.
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ _NOTHING: Final = contextlib.nullcontext()
 class PredictOptions:
     """What the flags of the same names say."""
 
-    model: str = PRETRAINED
+    model: str = named_models.PRETRAINED
     input: Sequence[str] = ()
     output_dir: str | None = None
     format: str = "json"
@@ -60,7 +59,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string(
         "model",
         PredictOptions.model,
-        "A run directory, a .keras file, or pretrained: the model that ships with the package.",
+        named_models.HELP,
         flag_values=flag_values,
     )
     flags.DEFINE_multi_string(
