@@ -126,7 +126,7 @@ def test_two_processes_train_the_weights_that_one_does(demo_data_dir, tmp_path) 
 
 @pytest.mark.slow
 def test_a_lost_process_ends_the_others_and_the_run_goes_on(demo_data_dir, tmp_path) -> None:
-    flags = ("--epochs=60", "--checkpoint_every=2")
+    flags = ("--epochs=40", "--checkpoint_every=2")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for code, output in ended(start(demo_data_dir, [whole] * 2, *flags)):
         assert code == 0, output
@@ -150,10 +150,6 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(demo_data_dir, tmp_p
         assert "stopped after step " in output
         assert "continue with the same command and --resume" in output
     assert not (parts / "metrics.json").exists()
-
-    (alone,) = ended(start(demo_data_dir, [parts], *flags))
-    assert alone[0] == 2
-    assert "the run was started with num_processes 2 (now 1)" in alone[1]
 
     for code, output in ended(start(demo_data_dir, [parts] * 2, *flags)):
         assert code == 0, output

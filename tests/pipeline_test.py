@@ -336,6 +336,38 @@ def test_evaluation_sees_every_example_once_in_order(demo_data_dir, batch_size) 
         assert (np.concatenate([part[index] for part in parts]) == truth[field]).all()
 
 
+@pytest.mark.parametrize(("batch_size", "process_count"), [(16, 1), (16, 2), (40, 4), (7, 1)])
+@pytest.mark.parametrize("labels", [ferplus.OWN_LABELS, "ferplus_distribution"])
+def test_the_processes_parts_of_an_evaluation_are_all_of_it(
+    voted_split, labels, batch_size, process_count
+) -> None:
+    whole = list(
+        pipeline.eval_dataset(voted_split, labels=labels, batch_size=1).as_numpy_iterator()
+    )
+    parts = [
+        pipeline.padded_eval_dataset(
+            voted_split,
+            labels=labels,
+            batch_size=batch_size,
+            process_index=index,
+            process_count=process_count,
+        ).as_numpy_iterator()
+        for index in range(process_count)
+    ]
+    rows = []
+    for step in zip(*parts, strict=True):
+        for images, targets, weights in step:
+            assert len(images) == len(targets) == len(weights) == batch_size // process_count
+            rows.extend(zip(images, targets, weights, strict=True))
+    counted = [row for row in rows if row[2] > 0]
+    for (image, target, _), (images, targets) in zip(counted, whole, strict=True):
+        np.testing.assert_array_equal(image, images[0])
+        np.testing.assert_array_equal(target, targets[0])
+    # Of anything: here of the images' brightness.
+    weighted = np.mean([image.mean() * weight for image, _, weight in rows])
+    assert weighted == pytest.approx(np.mean([images.mean() for images, _ in whole]), rel=1e-5)
+
+
 def test_a_split_above_the_memory_budget_streams_and_says_so(split, caplog, monkeypatch) -> None:
     def refuse(*arguments):
         raise AssertionError("the split was loaded")

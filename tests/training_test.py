@@ -263,6 +263,25 @@ def test_a_run_goes_on_in_the_precision_it_was_started_in(config, tmp_path, monk
         training.train(config, tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "started", "now"), [("backend", "jax", "tensorflow"), ("num_processes", 2, 1)]
+)
+def test_a_run_goes_on_by_what_it_was_started_by(
+    trained_run, demo_data_dir, tmp_path, name, started, now
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(trained_run, run.root)
+    environment = json.loads(run.environment.read_text())
+    assert environment[name] == now
+    run.environment.write_text(json.dumps({**environment, name: started}))
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
+    with pytest.raises(InputError, match=rf"started with {name} {started!r} \(now {now!r}\)"):
+        training.train(config, run.root, resume=True)
+    del environment[name]  # as runs from before there was a choice
+    run.environment.write_text(json.dumps(environment))
+    assert training.train(config, run.root, resume=True)["examples"] == 35
+
+
 @pytest.fixture(scope="module")
 def voted_data_dir(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The drawn faces with made-up FER+ votes."""
