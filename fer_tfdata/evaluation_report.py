@@ -138,10 +138,15 @@ def make_report(
         labels, they are not measured against the same labels or, for an ensemble, do not know the
         same expressions, the split has no labels, or a shard is damaged.
     """
-    titles = {**model_titles.of(list(classifiers)), ENSEMBLE: ENSEMBLE}
-    truth = _common_labels(classifiers, split, labels)
+    titles = model_titles.of(list(classifiers))
+    learned = {name: trained_on.get(name) for name in classifiers}
+    members: dict[str, list[str]] = {}
     if with_ensemble:
         _check_members(classifiers)
+        titles[ENSEMBLE] = ENSEMBLE
+        learned[ENSEMBLE] = _learned_by_any(learned)
+        members[ENSEMBLE] = list(classifiers)
+    truth = _common_labels(classifiers, split, labels)
     validation = _validation_beside(split, truth, verify=verify)
 
     def answers_on(measured: records.Split) -> dict[str, SplitPredictions]:
@@ -151,13 +156,11 @@ def make_report(
             )
             for name, classifier in classifiers.items()
         }
-        ensemble = evaluation.average(list(answers.values())) if with_ensemble else None
-        return answers if ensemble is None else {**answers, ENSEMBLE: ensemble}
+        if with_ensemble:
+            answers[ENSEMBLE] = evaluation.average(list(answers.values()))
+        return answers
 
     answers = answers_on(split)
-    learned = {name: trained_on.get(name) for name in classifiers}
-    if with_ensemble:
-        learned[ENSEMBLE] = _learned_by_any(learned)
     if validation is None:
         scalings: dict[str, _Scaling] = {}
     elif validation is split:
@@ -183,7 +186,7 @@ def make_report(
                 background=background,
                 mistakes=mistakes[name],
                 trained_on=learned[name],
-                members=list(classifiers) if name == ENSEMBLE else None,
+                members=members.get(name),
             )
             for name, answer in answers.items()
         ],

@@ -238,6 +238,9 @@ def test_an_ensemble_has_members(classifiers, validation) -> None:
     named = {"ensemble": classifiers["runs/a"], "b": classifiers["runs/b"]}
     with pytest.raises(InputError, match=r"--ensemble, name it \./ensemble"):
         make_report(named, validation, with_ensemble=True)
+    alone = make_report(named, validation).models[0]
+    assert alone.title.endswith("-ensemble")
+    assert "members" not in alone.metrics
 
 
 def test_a_split_without_labels_is_refused(classifiers, tmp_path) -> None:
