@@ -62,6 +62,8 @@ _SHOW_CAMERA: Final = (
 
 _STYLE: Final = """
 .gradio-container main { width: 100%; max-width: 76rem; margin: 0 auto; }
+.gradio-container .html-container { padding: 0; }
+@media (max-width: 40rem) { .gradio-container .main { padding: .5rem 1rem; } }
 .fer h1 { margin: .6rem 0 .2rem; font-size: 1.6rem; font-weight: 600; line-height: 1.25;
   color: inherit; }
 .fer .note { max-width: 46rem; color: var(--faint); }

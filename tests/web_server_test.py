@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,24 @@ def test_another_model_can_be_chosen(client: Client, photograph: Path) -> None:
     assert tuple(answer["faces"][0]["probabilities"]) == EIGHT_EXPRESSIONS
 
 
+def test_visitors_at_the_same_time(server: PageServer, photograph: Path, tmp_path: Path) -> None:
+    # Each with a picture of his own, through one detector.
+    picture = Image.open(photograph)
+    names = [tmp_path / f"{side}.png" for side in range(400, 520, 20)]
+    for side, name in zip(range(400, 520, 20), names, strict=True):
+        picture.resize((side, side)).save(name)
+
+    def ask(name: Path) -> Any:
+        visitor = Client(server.address, verbose=False)
+        return visitor.predict(image=handle_file(name), api_name="/predict")
+
+    one_by_one = [ask(name) for name in names]
+    with ThreadPoolExecutor(len(names)) as visitors:
+        assert list(visitors.map(ask, names)) == one_by_one
+    assert [answer["width"] for answer in one_by_one] == list(range(400, 520, 20))
+    assert all(len(answer["faces"]) == 1 for answer in one_by_one)
+
+
 def test_the_page_s_own_events_are_no_interface(client: Client) -> None:
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/predict"]
     assert client.view_api(return_format="dict")["unnamed_endpoints"] == {}
@@ -203,7 +222,8 @@ def test_an_address_is_not_looked_at(client: Client, server: PageServer) -> None
     for address in (f"http://127.0.0.1:{server.outside.port}/a.jpg", "https://huggingface.co/a"):
         with pytest.raises(AppError):
             client.predict(handle_file(address), api_name="/predict")
-    kind, _ = call(server, {"path": "http://192.0.2.1/a", "is_stream": True, "meta": META}, "x")
+    payload = {"path": "http://192.0.2.1/a", "is_stream": True, "meta": META}
+    kind, _ = call(server, payload, first_model(server))
     assert kind == "error"
 
 
@@ -211,7 +231,9 @@ def test_an_address_is_not_looked_at(client: Client, server: PageServer) -> None
 def test_a_file_of_the_machine_is_neither_read_nor_deleted(
     server: PageServer, photograph: Path, more: dict[str, Any]
 ) -> None:
-    kind, answer = call(server, {"path": str(photograph), "meta": META, **more}, "x")
+    kind, answer = call(
+        server, {"path": str(photograph), "meta": META, **more}, first_model(server)
+    )
     assert kind == "error"
     assert str(photograph) not in str(answer)
     assert photograph.is_file()
