@@ -56,7 +56,7 @@ def listen(host: str, port: int) -> socket.socket:
         reason = (error.strerror or str(error)).partition(" (while")[0]
         raise InputError(
             f"expected an address of this machine and a free port, received {host}, port {port}: "
-            f"{reason}; choose another --port, or 0 for any that is free"
+            f"{reason}; choose another --host or --port (0: any that is free)"
         ) from error
 
 

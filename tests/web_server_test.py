@@ -285,7 +285,7 @@ def test_a_taken_port_is_one_line(server: PageServer) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "serve.py: expected an address of this machine and a free port, received 127.0.0.1, port "
-        f"{port}: Address already in use; choose another --port, or 0 for any that is free\n"
+        f"{port}: Address already in use; choose another --host or --port (0: any that is free)\n"
     )
 
 
