@@ -36,6 +36,12 @@ int8 is held to its accuracy instead.
 
 MOST_LOST_ACCURACY: Final = 0.005
 
+_MODULES: Final[dict[Format, tuple[str, ...]]] = {
+    "saved_model": (),
+    "litert": ("ai_edge_litert.interpreter",),
+    "onnx": ("onnx", "onnxruntime", "tf2onnx"),
+}
+
 _OPSET: Final = 18  # of 2022: what has been updated since reads it
 
 
@@ -90,14 +96,22 @@ def export(
         model, it cannot be converted, or the export disagrees with Keras.
     """
     _check_arguments(output, format, quantization)
+    _check_precision(source)
+    with chatter.kept_back():
+        for module in _MODULES[format]:
+            exported.import_runtime(module)
     validation = records.open_split(data_dir, "validation")
     watched = _Watched(source.classifier, on_classified)
     expected = evaluation.predict_split(watched, validation, model_name=source.name).predictions
     with _replacing(output, format) as temporary:
         _write(source, temporary, format, quantization, data_dir, seed)
-        watched = _Watched(exported.load(temporary), on_classified)
-        received = evaluation.predict_split(watched, validation, model_name=str(output)).predictions
-        agreement = compare(expected, received)
+        try:
+            watched = _Watched(exported.load(temporary), on_classified)
+            answers = evaluation.predict_split(watched, validation, model_name=str(output))
+        except InputError as error:
+            reason = str(error).removeprefix(f"{temporary}: ")
+            raise InputError(f"{output}: {reason}; nothing was written") from error
+        agreement = compare(expected, answers.predictions)
         check(agreement, quantization, output)
     return agreement
 
@@ -182,6 +196,15 @@ def _check_arguments(output: Path, format: Format, quantization: Quantization) -
             )
     elif output.suffix != suffix or output.is_dir():
         raise InputError(f"{output}: expected a file that ends in {suffix}; choose another output")
+
+
+def _check_precision(source: NamedModel) -> None:
+    for layer in source.model.layers:
+        if layer.compute_dtype != "float32":
+            raise InputError(
+                f"{source.name}: expected a model that computes in float32, received one of "
+                f"{layer.compute_dtype}; build it again with float32 layers and the same weights"
+            )
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PRETRAINED: Final = "pretrained"
 """The model that ships with the package."""
 
-HELP: Final = (
+MODEL_HELP: Final = (
     "A run directory, a .keras file, an export (a SavedModel's directory, .tflite or .onnx), or "
     "pretrained: the model that ships with the package."
 )

@@ -52,18 +52,21 @@ def fit(images: tf.Tensor, side: int) -> tf.Tensor:
     Returns:
       float32 [n, side, side, channels], whole numbers.
     """
-    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    height, width, channels = tf.shape(images)[1], tf.shape(images)[2], images.shape[3]
     longer = tf.maximum(height, width)
-    rows, columns = (_fitting(length, longer, side) for length in (height, width))
-    # tensordot multiplies two matrices.  tf.matmul of four dimensions and two crashes, or is wrong,
-    # on processors (TensorFlow 2.21).
-    narrow = tf.tensordot(tf.cast(images, tf.float32), columns, [[2], [1]])
-    fitted = tf.tensordot(narrow, rows, [[1], [1]])  # [n, channels, column, row]
-    return tf.transpose(tf.round(fitted), [0, 3, 2, 1])
+    rows, columns = (_shares(length, longer, side) for length in (height, width))
+    # Two dimensions alone: with a batch, tf.matmul crashes or is wrong on processors where one
+    # matrix is the same for all (TensorFlow 2.21).
+    flat = tf.reshape(tf.cast(images, tf.float32), [-1, width * channels])
+    narrow = tf.matmul(flat, _for_each_channel(columns, channels))
+    turned = tf.transpose(tf.reshape(narrow, [-1, height, side * channels]), [0, 2, 1])
+    fitted = tf.matmul(tf.reshape(turned, [-1, height]), rows)
+    upright = tf.transpose(tf.reshape(fitted, [-1, side * channels, side]), [0, 2, 1])
+    return tf.round(tf.reshape(upright, [-1, side, side, channels]))
 
 
-def _fitting(length: tf.Tensor, longer: tf.Tensor, side: int) -> tf.Tensor:
-    """Returns how much each of `length` pixels counts in each of `side`, float32 [side, length].
+def _shares(length: tf.Tensor, longer: tf.Tensor, side: int) -> tf.Tensor:
+    """Returns how much each of `length` pixels counts in each of `side`, float32 [length, side].
 
     Args:
       length: the pixels along this side of an image.
@@ -73,14 +76,20 @@ def _fitting(length: tf.Tensor, longer: tf.Tensor, side: int) -> tf.Tensor:
     fitted_length = tf.maximum(tf.round(_divided(length * side, longer)), 1)
     missing = side - tf.cast(fitted_length, tf.int32)
     position = tf.cast(tf.range(side) - missing // 2, tf.float32)
-    position = tf.clip_by_value(position, 0, fitted_length - 1)[:, tf.newaxis]
-    pixel = tf.cast(tf.range(length), tf.float32)
-    step = tf.cast(length, tf.float32) / fitted_length
+    position = tf.clip_by_value(position, 0, fitted_length - 1)
+    pixel = tf.cast(tf.range(length), tf.float32)[:, tf.newaxis]
+    step = _divided(length, fitted_length)
     overlap = tf.minimum(pixel + 1, (position + 1) * step) - tf.maximum(pixel, position * step)
-    last = tf.cast(length - 1, tf.float32)
-    centre = tf.clip_by_value((position + 0.5) * step - 0.5, 0, last)
+    centre = tf.clip_by_value((position + 0.5) * step - 0.5, 0, tf.cast(length - 1, tf.float32))
     shares = tf.where(step > 1, overlap / step, 1 - tf.abs(pixel - centre))
     return tf.maximum(shares, 0)
+
+
+def _for_each_channel(shares: tf.Tensor, channels: int) -> tf.Tensor:
+    """Returns the same for pixels whose channels follow each other: [length * c, side * c]."""
+    apart = tf.eye(channels)[:, tf.newaxis, :]
+    together = shares[:, tf.newaxis, :, tf.newaxis] * apart
+    return tf.reshape(together, [-1, shares.shape[1] * channels])
 
 
 def _divided(numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:

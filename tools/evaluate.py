@@ -17,6 +17,7 @@ from absl import flags
 
 from fer_tfdata import atomic, command_line, model_titles, named_models
 from fer_tfdata.expressions import SPLITS
+from fer_tfdata.named_models import MODEL_HELP
 
 if TYPE_CHECKING:
     from fer_tfdata.evaluation_report import Report
@@ -27,8 +28,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_multi_string(
         "model",
         None,
-        "A run directory, a .keras file, or pretrained: the model that ships with the package. "
-        "Give it several times to compare models.",
+        f"{MODEL_HELP} Give it several times to compare models.",
         required=True,
         flag_values=flag_values,
     )

@@ -59,7 +59,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string(
         "model",
         PredictOptions.model,
-        named_models.HELP,
+        named_models.MODEL_HELP,
         flag_values=flag_values,
     )
     flags.DEFINE_multi_string(

@@ -1,0 +1,64 @@
+"""Exports of a small network, which is converted in no time."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Final
+
+import keras
+import numpy as np
+
+from fer_tfdata import export, exported, named_models
+from fer_tfdata.exported import Format, Quantization
+from fer_tfdata.named_models import NamedModel
+
+VARIANTS: Final[dict[str, tuple[Format, Quantization]]] = {
+    "saved_model": ("saved_model", "none"),
+    "litert": ("litert", "none"),
+    "float16": ("litert", "float16"),
+    "int8": ("litert", "int8"),
+    "onnx": ("onnx", "none"),
+}
+
+
+def small_model(*, seed: int = 0, outputs: int = 7) -> Any:
+    """A network of the usual layers, whose answers differ from face to face."""
+    initializer = keras.initializers.RandomNormal(stddev=0.5, seed=seed)
+    inputs = keras.Input((48, 48, 1), dtype="uint8", name="image")
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    x = keras.layers.Conv2D(16, 3, strides=2, use_bias=False, kernel_initializer=initializer)(x)
+    x = keras.layers.BatchNormalization(name="normalization")(x)
+    x = keras.layers.ReLU()(x)
+    x = keras.layers.AveragePooling2D(8)(x)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(outputs, kernel_initializer=initializer, name="logits")(x)
+    model = keras.Model(inputs, x)
+    rng = np.random.default_rng(seed)
+    gamma, beta, mean, variance = (rng.uniform(0.5, 1.5, 16) for _ in range(4))
+    model.get_layer("normalization").set_weights([gamma, beta, mean, variance])
+    return model
+
+
+def named(directory: Path, model: Any) -> NamedModel:
+    """A model as a file names it."""
+    directory.mkdir(exist_ok=True)
+    model.save(directory / "model.keras")
+    return named_models.load_keras(str(directory / "model.keras"))
+
+
+def pretending(source: NamedModel, other: NamedModel) -> NamedModel:
+    """What a converter makes that goes wrong: one model's file beside another one's answers."""
+    return dataclasses.replace(source, classifier=other.classifier)
+
+
+def output(directory: Path, name: str) -> Path:
+    return directory / f"{name}{exported.SUFFIXES[VARIANTS[name][0]]}"
+
+
+def write(source: NamedModel, directory: Path, data_dir: Path, name: str, **more: Any) -> Any:
+    """Exports one of `VARIANTS`; returns its path and how well it agrees."""
+    form, quantization = VARIANTS[name]
+    path = output(directory, name)
+    agreement = export.export(
+        source, path, format=form, quantization=quantization, data_dir=data_dir, **more
+    )
+    return path, agreement

@@ -1,0 +1,63 @@
+import json
+
+import numpy as np
+import pytest
+
+from fer_tfdata import named_models, pretrained, records
+from fer_tfdata.classifier import KerasClassifier
+from fer_tfdata.errors import InputError
+from fer_tfdata.exported import Exported
+from tests import exports
+
+
+@pytest.fixture(scope="module")
+def model():
+    return exports.small_model()
+
+
+@pytest.fixture
+def run_dir(model, tmp_path):
+    exports.named(tmp_path / "run", model)
+    environment = {"manifest_sha256": "ab" * 32}
+    (tmp_path / "run" / "environment.json").write_text(json.dumps(environment))
+    return tmp_path / "run"
+
+
+def test_a_run_and_its_file_are_the_same_model(run_dir, model) -> None:
+    faces = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 1), dtype=np.uint8)
+    expected = KerasClassifier(model).probabilities(faces)
+    for name in (str(run_dir), str(run_dir / "model.keras")):
+        loaded = named_models.load(name)
+        assert isinstance(loaded, KerasClassifier)
+        np.testing.assert_allclose(loaded.probabilities(faces), expected, atol=1e-6)
+
+
+def test_an_export_is_loaded_by_its_own_runtime(model, demo_data_dir, tmp_path) -> None:
+    source = exports.named(tmp_path / "run", model)
+    path, _ = exports.write(source, tmp_path, demo_data_dir, "onnx")
+    assert isinstance(named_models.load(str(path)), Exported)
+    with pytest.raises(InputError, match=r"a run directory or a \.keras file, received an export"):
+        named_models.load_keras(str(path))
+
+
+def test_a_keras_model_knows_where_it_came_from(run_dir) -> None:
+    file = run_dir / "model.keras"
+    of_run, of_file = (named_models.load_keras(str(path)) for path in (run_dir, file))
+    assert of_run.sha256 == of_file.sha256 == records.sha256_of(file)
+    assert (of_run.manifest_sha256, of_file.manifest_sha256) == ("ab" * 32, None)
+    shipped = named_models.load_keras("pretrained")
+    description = pretrained.read_description()
+    assert shipped.sha256 == description["sha256"]
+    assert shipped.manifest_sha256 == description["metrics"]["none"]["manifest_sha256"]
+
+
+@pytest.mark.parametrize("load", [named_models.load, named_models.load_keras])
+def test_what_is_no_model_is_said_by_its_name(load, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"absent: expected a run directory or a \.keras file"):
+        load(str(tmp_path / "absent"))
+    with pytest.raises(InputError, match=r"absent\.tflite: expected"):
+        load(str(tmp_path / "absent.tflite"))
+    file = tmp_path / "nine.keras"
+    exports.small_model(outputs=9).save(file)
+    with pytest.raises(InputError, match=r"nine\.keras: expected a model that returns logits"):
+        load(str(file))
