@@ -144,6 +144,7 @@ def test_every_field_of_the_conversion_has_its_flag_with_its_default() -> None:
         ),
         ("evaluate", "model data_dir split labels tta output_dir verify"),
         ("predict", "model input output_dir format"),
+        ("export_model", "model format output data_dir quantize"),
     ],
 )
 def test_the_flags_of_the_contract(program, names) -> None:
