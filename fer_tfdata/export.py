@@ -24,7 +24,7 @@ from fer_tfdata.exported import EXTRA, INPUT, METADATA, Format, Metadata, Quanti
 from fer_tfdata.named_models import NamedModel
 from fer_tfdata.servable import RESIZING, Servable
 
-MOST_CALIBRATION_IMAGES: Final = 300
+CALIBRATION_IMAGES: Final = 300
 
 MOST_DIFFERENCE: Final[dict[Quantization, float]] = {"none": 1e-3, "float16": 1e-2, "int8": 1.0}
 """How far a probability may be from Keras's.
@@ -159,6 +159,13 @@ def check(agreement: Agreement, quantization: Quantization, output: Path) -> Non
         )
 
 
+def calibration_images(data_dir: Path, *, seed: int, count: int = CALIBRATION_IMAGES) -> Images:
+    """Returns images of the train split that a seed chooses, so many or all that there are."""
+    images = records.load_split(records.open_split(data_dir, "train"), ["image"])["image"]
+    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
+    return images[chosen]
+
+
 class _Watched:
     """A classifier that tells how many images it has classified."""
 
@@ -237,7 +244,7 @@ def _write(
             elif format == "onnx":
                 path.write_bytes(_onnx(servable))
             elif quantization == "int8":
-                path.write_bytes(_litert_int8(servable, _calibration_images(data_dir, seed)))
+                path.write_bytes(_litert_int8(servable, calibration_images(data_dir, seed=seed)))
             else:
                 path.write_bytes(_litert(servable, quantization))
     except InputError:
@@ -321,12 +328,6 @@ def _tensor_names(content: bytes) -> list[str]:
     runtime = exported.import_runtime("ai_edge_litert.interpreter")
     interpreter = runtime.Interpreter(model_content=content)
     return [tensor["name"] for tensor in interpreter.get_tensor_details()]
-
-
-def _calibration_images(data_dir: Path, seed: int) -> Images:
-    images = records.load_split(records.open_split(data_dir, "train"), ["image"])["image"]
-    count = min(len(images), MOST_CALIBRATION_IMAGES)
-    return images[np.random.default_rng(seed).choice(len(images), count, replace=False)]
 
 
 def _onnx(servable: Servable) -> bytes:

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from fer_tfdata.exported import INPUT, OUTPUT
 
-RESIZING: Final = "resizing"
-"""The name scope of the operations that resize."""
+RESIZING: Final = "resizing_to_the_model"
+"""The name scope of the operations that resize, and no name of a layer."""
 
 
 class Servable(tf.Module):

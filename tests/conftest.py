@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
@@ -7,6 +8,9 @@ from PIL import Image
 from fer_tfdata import demo_faces
 from fer_tfdata.expressions import EXPRESSIONS
 from fer_tfdata.sources import KaggleCsv
+
+if TYPE_CHECKING:
+    from tests.exports import Exports
 
 # As the programs choose it: JAX, which TensorFlow imports where it is installed, would choose
 # otherwise for this process and all that the tests start.
@@ -84,3 +88,11 @@ def trained_run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
     config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
     training.train(config, run_dir)
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def small_exports(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> "Exports":
+    """A small network in every format; for reading only."""
+    from tests.exports import Exports
+
+    return Exports.write(tmp_path_factory.mktemp("small_exports"), demo_data_dir)

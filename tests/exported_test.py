@@ -12,21 +12,14 @@ from fer_tfdata.errors import InputError
 from fer_tfdata.exported import Exported, Metadata
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
 from fer_tfdata.prediction import Predictor
-from tests import exports
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("saved_model", "litert", "onnx")
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return exports.named(tmp_path_factory.mktemp("model"), exports.small_model())
-
-
-@pytest.fixture(scope="module")
-def written(source, demo_data_dir, tmp_path_factory) -> dict[str, Path]:
-    directory = tmp_path_factory.mktemp("exports")
-    return {name: exports.write(source, directory, demo_data_dir, name)[0] for name in NAMES}
+def written(small_exports) -> dict[str, Path]:
+    return {name: small_exports.paths[name] for name in NAMES}
 
 
 def faces(n: int) -> np.ndarray:
@@ -57,8 +50,8 @@ def test_metadata_survive_the_round_trip() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_export_is_a_classifier(written, source, demo_data_dir, name) -> None:
-    classifier = exported.load(written[name])
+def test_an_export_is_a_classifier(small_exports, demo_data_dir, name) -> None:
+    classifier = exported.load(small_exports.paths[name])
     for n in (5, 1, 3, 0):
         probabilities = classifier.probabilities(faces(n))
         assert probabilities.dtype == np.float64
@@ -70,7 +63,7 @@ def test_an_export_is_a_classifier(written, source, demo_data_dir, name) -> None
     split = records.open_split(demo_data_dir, "validation")
     metrics, expected = (
         evaluation.evaluate(one, split, model_name="m", tta="flip")
-        for one in (classifier, source.classifier)
+        for one in (classifier, small_exports.source.classifier)
     )
     assert metrics["accuracy"] == expected["accuracy"]
     assert metrics["nll"] == pytest.approx(expected["nll"])

@@ -2,12 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import keras
 import numpy as np
 
 from fer_tfdata import export, exported, named_models
+from fer_tfdata.export import Agreement
 from fer_tfdata.exported import Format, Quantization
 from fer_tfdata.named_models import NamedModel
 
@@ -46,7 +47,7 @@ def named(directory: Path, model: Any) -> NamedModel:
 
 
 def pretending(source: NamedModel, other: NamedModel) -> NamedModel:
-    """What a converter makes that goes wrong: one model's file beside another one's answers."""
+    """One model beside another one's answers, as where a conversion goes wrong."""
     return dataclasses.replace(source, classifier=other.classifier)
 
 
@@ -54,11 +55,29 @@ def output(directory: Path, name: str) -> Path:
     return directory / f"{name}{exported.SUFFIXES[VARIANTS[name][0]]}"
 
 
-def write(source: NamedModel, directory: Path, data_dir: Path, name: str, **more: Any) -> Any:
-    """Exports one of `VARIANTS`; returns its path and how well it agrees."""
+def write(
+    source: NamedModel, directory: Path, data_dir: Path, name: str, **more: Any
+) -> tuple[Path, Agreement]:
+    """Exports one of `VARIANTS`; returns where it stands, and how well it agrees."""
     form, quantization = VARIANTS[name]
     path = output(directory, name)
     agreement = export.export(
         source, path, format=form, quantization=quantization, data_dir=data_dir, **more
     )
     return path, agreement
+
+
+@dataclasses.dataclass(frozen=True)
+class Exports:
+    """A model and its exports, by the names of `VARIANTS`."""
+
+    source: NamedModel
+    paths: dict[str, Path]
+    agreements: dict[str, Agreement]
+
+    @classmethod
+    def write(cls, directory: Path, data_dir: Path) -> Self:
+        source = named(directory / "run", small_model())
+        written = {name: write(source, directory, data_dir, name) for name in VARIANTS}
+        paths, agreements = ({name: pair[i] for name, pair in written.items()} for i in (0, 1))
+        return cls(source, paths, agreements)

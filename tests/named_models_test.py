@@ -32,9 +32,9 @@ def test_a_run_and_its_file_are_the_same_model(run_dir, model) -> None:
         np.testing.assert_allclose(loaded.probabilities(faces), expected, atol=1e-6)
 
 
-def test_an_export_is_loaded_by_its_own_runtime(model, demo_data_dir, tmp_path) -> None:
-    source = exports.named(tmp_path / "run", model)
-    path, _ = exports.write(source, tmp_path, demo_data_dir, "onnx")
+@pytest.mark.parametrize("name", exports.VARIANTS)
+def test_an_export_is_loaded_by_its_own_runtime(small_exports, name) -> None:
+    path = small_exports.paths[name]
     assert isinstance(named_models.load(str(path)), Exported)
     with pytest.raises(InputError, match=r"a run directory or a \.keras file, received an export"):
         named_models.load_keras(str(path))

@@ -1,0 +1,49 @@
+import sys
+
+import pytest
+from absl import flags
+
+from fer_tfdata import exported
+from fer_tfdata.errors import InputError
+from tools import export_model
+
+
+@pytest.fixture
+def run_program(monkeypatch, capfd, small_exports, demo_data_dir, tmp_path):
+    """Runs the program in this process; returns the export, and what it printed."""
+
+    def run(output, *arguments):
+        output = tmp_path / output
+        command = [
+            "export_model",
+            f"--model={small_exports.source.name}",
+            f"--data_dir={demo_data_dir}",
+            f"--output={output}",
+            *arguments,
+        ]
+        values = flags.FlagValues()
+        export_model.define_flags(values)
+        values(command)
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(sys, "argv", command)
+        capfd.readouterr()
+        export_model.main(command[:1])
+        return output, capfd.readouterr()
+
+    return run
+
+
+def test_it_prints_how_well_the_export_agrees_and_nothing_else(run_program, small_exports) -> None:
+    path, printed = run_program("m.tflite", "--format=litert", "--quantize=int8")
+    file, agreement, accuracy = printed.out.splitlines()
+    assert file == f"{path}: {path.stat().st_size:,} bytes"
+    assert agreement.startswith("  against Keras on 35 validation images: probabilities differ by ")
+    assert agreement.endswith(f"{small_exports.agreements['int8'].same_answers:.2%}")
+    assert accuracy.startswith("  accuracy 0.")
+    assert printed.err == ""
+    assert exported.load(path).metadata == exported.load(small_exports.paths["int8"]).metadata
+
+
+def test_what_does_not_go_together_is_refused(run_program) -> None:
+    with pytest.raises(InputError, match="quantize: expected none for onnx"):
+        run_program("m.onnx", "--format=onnx", "--quantize=int8")
