@@ -54,7 +54,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string(
         "model",
         named_models.PRETRAINED,
-        named_models.HELP,
+        named_models.MODEL_HELP,
         flag_values=flag_values,
     )
     flags.DEFINE_string(

@@ -127,8 +127,8 @@ class Monitor(keras.callbacks.TensorBoard):
         self._write_to_run(hparams_summary.session_end_pb(hparams_pb2.STATUS_SUCCESS))
 
     def _collect_learning_rate(self, logs: Any) -> Any:
-        # It is in the logs; of several processes, one alone is to compute nothing that all share.
-        return logs
+        # Of several processes, one alone is to compute nothing that all share; then it is there.
+        return logs if "learning_rate" in logs else super()._collect_learning_rate(logs)
 
     def _start_trace(self) -> None:
         # Keras also traces the graph, finds none, and TensorBoard shows that one first.
