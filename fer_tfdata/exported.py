@@ -26,6 +26,7 @@ import numpy.typing as npt
 from fer_tfdata import chatter
 from fer_tfdata.classifier import Images, Probabilities, check_images
 from fer_tfdata.errors import InputError
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
 
 Format = Literal["saved_model", "litert", "onnx"]
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
@@ -86,12 +87,15 @@ def from_json(text: str) -> Metadata:
     """Returns what an export says of itself.
 
     Raises:
-      ValueError, TypeError: it is no such object.
+      ValueError, TypeError, KeyError: it is no such object.
     """
     content = json.loads(text)
     for name in ("image_shape", "expressions"):
         content[name] = tuple(content[name])
-    return Metadata(**content)
+    metadata = Metadata(**content)
+    if metadata.expressions not in (EXPRESSIONS, EIGHT_EXPRESSIONS):
+        raise ValueError("its expressions are others")
+    return metadata
 
 
 class Exported:

@@ -69,6 +69,19 @@ def test_an_export_is_a_classifier(small_exports, demo_data_dir, name) -> None:
     assert metrics["nll"] == pytest.approx(expected["nll"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", "null", '{"expressions": 1, "image_shape": []}'),
+        exported.to_json(metadata()).replace("disgust", "disgusp"),
+        exported.to_json(metadata()).replace("content_bytes", "contents"),
+    ],
+)
+def test_other_metadata_are_refused(text) -> None:
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        exported.from_json(text)
+
+
 def test_what_is_not_finite_is_said() -> None:
     broken = Exported(metadata(), lambda images: np.full((len(images), 7), np.nan, np.float32))
     with pytest.raises(InputError, match="received NaN or infinity"):
@@ -99,7 +112,6 @@ def emptied(content: bytes) -> bytes:
     [
         ("saved_model", "saved_model.pb"),
         ("saved_model", "variables/variables.data-00000-of-00001"),
-        ("saved_model", "assets.extra/fer_tfdata.json"),
         ("litert", ""),
         ("onnx", ""),
     ],
@@ -112,6 +124,15 @@ def test_a_damaged_export_is_one_clear_error(written, tmp_path, damage, name, fi
         exported.load(path)
     assert str(error.value).startswith(f"{path}: expected an export")
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("damage", [cut_short, cut_at_the_end, emptied])
+def test_damaged_metadata_are_one_clear_error(written, tmp_path, damage) -> None:
+    path = copied(written["saved_model"], tmp_path)
+    damaged = path / "assets.extra" / "fer_tfdata.json"
+    damaged.write_bytes(damage(damaged.read_bytes()))
+    with pytest.raises(InputError, match="received a damaged one or another file"):
+        exported.load(path)
 
 
 def copied(path: Path, directory: Path) -> Path:
