@@ -79,6 +79,7 @@ def check_summary(values, repeats):
     assert 0 < values["min"] <= values["median"] <= values["max"]
 
 
+@pytest.mark.slow
 def test_conversion(run_program, demo_csv):
     table, content = run_program(
         conversion_benchmark, f"--csv={demo_csv}", "--rows=30", "--repeats=1"

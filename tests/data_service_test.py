@@ -274,6 +274,7 @@ def error_about(address: str, errors: str) -> str:
     return message
 
 
+@pytest.mark.slow
 def test_the_kill_of_a_worker_is_an_error_and_the_end_of_the_other_is_clean() -> None:
     address, servers = start_here(0)
     worker = ("--role=worker", f"--dispatcher={address}")

@@ -33,6 +33,7 @@ def run_program(monkeypatch, capfd, small_exports, demo_data_dir, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_it_prints_how_well_the_export_agrees_and_nothing_else(run_program, small_exports) -> None:
     path, printed = run_program("m.tflite", "--format=litert", "--quantize=int8")
     file, agreement, accuracy = printed.out.splitlines()

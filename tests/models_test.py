@@ -87,6 +87,7 @@ def test_size_and_channels_are_parameters(name, size, channels) -> None:
     assert model(images(1, size, channels), training=False).shape == (1, 8)
 
 
+@pytest.mark.slow
 def test_mini_xception_trains_in_float32() -> None:
     # In a process of its own: a convolution that wrote beyond its memory ended it.
     code = (

@@ -116,6 +116,7 @@ def test_the_race(run_program, demo_data_dir, tmp_path, monkeypatch) -> None:
         assert min(picture.size) > 200
 
 
+@pytest.mark.slow
 def test_whatever_becomes_of_a_peer_is_the_reason_why_it_is_left_out(
     demo_data_dir, monkeypatch
 ) -> None:

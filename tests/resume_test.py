@@ -57,7 +57,10 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.parametrize(("name", "precision"), [("adam", "mixed_bfloat16"), ("sgd", "float32")])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("adam", "mixed_bfloat16"), pytest.param("sgd", "float32", marks=pytest.mark.slow)],
+)
 def test_an_interrupted_run_ends_bit_for_bit_as_one_that_ran_through(
     config, tmp_path, monkeypatch, name, precision
 ) -> None:
@@ -94,6 +97,7 @@ def check_interruptions(config: TrainConfig, tmp_path: Path, monkeypatch) -> Non
     assert not list((tmp_path / "parts" / "checkpoints").glob("step-*"))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     config, tmp_path, monkeypatch, caplog
 ) -> None:

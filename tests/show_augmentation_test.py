@@ -27,6 +27,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     show_augmentation.main(["show_augmentation"])
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_documents_is_what_the_program_draws(tmp_path) -> None:
     output = tmp_path / "pictures" / "augmentation.png"
     done = run(f"--output={output}")

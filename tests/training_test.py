@@ -360,6 +360,7 @@ def rgb_source(expressions: tuple[str, ...], shape: tuple[int, int, int]) -> Bat
     return BatchSource([batch], image_shape=shape, expressions=expressions)
 
 
+@pytest.mark.slow
 def test_colour_images_of_another_size_and_eight_expressions_are_trained_on(tmp_path) -> None:
     conversion.convert(rgb_source(EIGHT_EXPRESSIONS, (64, 64, 3)), tmp_path / "data")
     config = TrainConfig(
@@ -624,6 +625,7 @@ def test_a_student_is_trained(trained_run, config, tmp_path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_teacher_sees_what_the_crop_leaves(trained_run, config, tmp_path) -> None:
     config = dataclasses.replace(config, epochs=1)
     training.train(config, tmp_path / "teacher")
