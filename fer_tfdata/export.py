@@ -105,13 +105,8 @@ def export(
     expected = evaluation.predict_split(watched, validation, model_name=source.name).predictions
     with _replacing(output, format) as temporary:
         _write(source, temporary, format, quantization, data_dir, seed)
-        try:
-            watched = _Watched(exported.load(temporary), on_classified)
-            answers = evaluation.predict_split(watched, validation, model_name=str(output))
-        except InputError as error:
-            reason = str(error).removeprefix(f"{temporary}: ")
-            raise InputError(f"{output}: {reason}; nothing was written") from error
-        agreement = compare(expected, answers.predictions)
+        received = _answers(temporary, output, validation, on_classified)
+        agreement = compare(expected, received)
         check(agreement, quantization, output)
     return agreement
 
@@ -164,6 +159,20 @@ def calibration_images(data_dir: Path, *, seed: int, count: int = CALIBRATION_IM
     images = records.load_split(records.open_split(data_dir, "train"), ["image"])["image"]
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
     return images[chosen]
+
+
+def _answers(
+    path: Path, output: Path, validation: records.Split, on_classified: Callable[[int], object]
+) -> Predictions:
+    """Returns what an export says of the validation split."""
+    try:
+        watched = _Watched(exported.load(path), on_classified)
+        return evaluation.predict_split(watched, validation, model_name=str(output)).predictions
+    except Exception as error:  # a runtime raises anything where it does not know an operation
+        reason = str(error).removeprefix(f"{path}: ")
+        raise InputError(
+            f"{output}: expected an export that works, received: {reason}; nothing was written"
+        ) from error
 
 
 class _Watched:
