@@ -285,7 +285,7 @@ class Unknown(keras.layers.Layer):
     """What TensorFlow computes and others do not."""
 
     def call(self, inputs):
-        return inputs + tf.linalg.det(inputs[:, :, None] * inputs[:, None])[:, None]
+        return inputs + tf.math.digamma(inputs)
 
 
 @pytest.mark.parametrize("name", ["litert", "onnx"])
@@ -298,7 +298,6 @@ def test_what_a_format_cannot_hold_is_said_in_one_line(
     )
     with pytest.raises(InputError, match="expected a model that can be converted") as error:
         exports.write(unknown, tmp_path / "exports", demo_data_dir, name)
-    print(error.value)
     assert len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "exports").exists()
 
