@@ -17,7 +17,7 @@ import tensorflow as tf
 
 import fer_tfdata
 from fer_tfdata import atomic, chatter, evaluation, exported, records
-from fer_tfdata.classifier import Classifier, Images, Probabilities
+from fer_tfdata.classifier import Images
 from fer_tfdata.errors import InputError
 from fer_tfdata.evaluation import Predictions
 from fer_tfdata.exported import EXTRA, INPUT, METADATA, Format, Metadata, Quantization
@@ -72,7 +72,7 @@ def export(
     quantization: Quantization = "none",
     data_dir: Path,
     seed: int = 0,
-    on_classified: Callable[[int], object] = lambda _: None,
+    on_batch: Callable[[int], object] = lambda count: None,
 ) -> Agreement:
     """Writes a model in another format, and checks it against Keras; it is complete or absent.
 
@@ -88,7 +88,8 @@ def export(
         the network in integers, whose ranges come from images of the train split.
       data_dir: the data directory; the export is checked on its validation split.
       seed: chooses the images that the ranges come from.
-      on_classified: is called with how many images were classified, twice for each.
+      on_batch: is told the number of images of every batch that was classified, by Keras and by
+        the export.
 
     Raises:
       InputError: the quantization does not go with the format, something else stands at the
@@ -101,11 +102,12 @@ def export(
         for module in _MODULES[format]:
             exported.import_runtime(module)
     validation = records.open_split(data_dir, "validation")
-    watched = _Watched(source.classifier, on_classified)
-    expected = evaluation.predict_split(watched, validation, model_name=source.name).predictions
+    expected = evaluation.predict_split(
+        source.classifier, validation, model_name=source.name, on_batch=on_batch
+    ).predictions
     with _replacing(output, format) as temporary:
         _write(source, temporary, format, quantization, data_dir, seed)
-        received = _answers(temporary, output, validation, on_classified)
+        received = _answers(temporary, output, validation, on_batch)
         agreement = compare(expected, received)
         check(agreement, quantization, output)
     return agreement
@@ -162,38 +164,18 @@ def calibration_images(data_dir: Path, *, seed: int, count: int = CALIBRATION_IM
 
 
 def _answers(
-    path: Path, output: Path, validation: records.Split, on_classified: Callable[[int], object]
+    path: Path, output: Path, validation: records.Split, on_batch: Callable[[int], object]
 ) -> Predictions:
     """Returns what an export says of the validation split."""
     try:
-        watched = _Watched(exported.load(path), on_classified)
-        return evaluation.predict_split(watched, validation, model_name=str(output)).predictions
+        return evaluation.predict_split(
+            exported.load(path), validation, model_name=str(output), on_batch=on_batch
+        ).predictions
     except Exception as error:  # a runtime raises anything where it does not know an operation
         reason = str(error).removeprefix(f"{path}: ")
         raise InputError(
             f"{output}: expected an export that works, received: {reason}; nothing was written"
         ) from error
-
-
-class _Watched:
-    """A classifier that tells how many images it has classified."""
-
-    def __init__(self, classifier: Classifier, on_classified: Callable[[int], object]) -> None:
-        self._classifier = classifier
-        self._on_classified = on_classified
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self._classifier.image_shape
-
-    @property
-    def expressions(self) -> tuple[str, ...]:
-        return self._classifier.expressions
-
-    def probabilities(self, images: Images) -> Probabilities:
-        probabilities = self._classifier.probabilities(images)
-        self._on_classified(len(images))
-        return probabilities
 
 
 # Writing.

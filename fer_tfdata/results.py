@@ -53,6 +53,17 @@ class ImagePrediction:
     time: float | None = None
 
 
+def face_entry(face: FacePrediction) -> dict[str, Any]:
+    """Returns what programs are told of a face, for JSON."""
+    return {
+        "box": dataclasses.asdict(face.box),
+        "expression": face.expression,
+        "probabilities": {
+            name: round(value, _DIGITS) for name, value in face.probabilities.items()
+        },
+    }
+
+
 def json_entry(result: ImagePrediction) -> dict[str, Any]:
     """Returns what stands in a JSON line; see `docs/prediction.md`."""
     if result.error is not None:
@@ -61,17 +72,7 @@ def json_entry(result: ImagePrediction) -> dict[str, Any]:
         "file": str(result.path),
         "frame": result.frame,
         "time": _rounded(result.time),
-        "faces": [
-            {
-                "track": face.track,
-                "box": dataclasses.asdict(face.box),
-                "expression": face.expression,
-                "probabilities": {
-                    name: round(value, _DIGITS) for name, value in face.probabilities.items()
-                },
-            }
-            for face in result.faces
-        ],
+        "faces": [{"track": face.track, **face_entry(face)} for face in result.faces],
     }
 
 

@@ -6,9 +6,7 @@ is deleted once its faces are found; what else there is of a picture is in memor
 
 import base64
 import binascii
-import dataclasses
 import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import fastapi
 import gradio as gr
 
-from fer_tfdata import images, prediction_markup
+from fer_tfdata import images, prediction_markup, results
 from fer_tfdata.errors import InputError
 from fer_tfdata.images import Pixels
 from fer_tfdata.markup import Markup, element
@@ -87,24 +85,7 @@ class _Picture(NamedTuple):
             self.file.unlink(missing_ok=True)
 
 
-class _Predictors:
-    """Predictors by name; each is used by one thread at a time, since its detector cannot share."""
-
-    def __init__(self, predictors: Mapping[str, Predictor]) -> None:
-        self._predictors = dict(predictors)
-        self._locks = {name: threading.Lock() for name in predictors}
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._predictors)
-
-    def predict(self, name: str, image: Pixels) -> list[FacePrediction]:
-        if name not in self._predictors:
-            raise InputError(
-                f"model: expected one of {', '.join(self._predictors)}, received {name}"
-            )
-        with self._locks[name]:
-            return self._predictors[name].predict_image(image)
+_Predictors = Mapping[str, Predictor]
 
 
 def create_app(predictors: Mapping[str, Predictor], upload_dir: Path) -> fastapi.FastAPI:
@@ -120,7 +101,7 @@ def create_app(predictors: Mapping[str, Predictor], upload_dir: Path) -> fastapi
     """
     if not predictors:
         raise InputError("expected at least one model, received none")
-    page = _page(_Predictors(predictors), upload_dir)
+    page = _page(predictors, upload_dir)
     page.state_session_capacity = _KEPT_VISITORS
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=_PICTURES_AT_ONCE, api_open=False)
     # Until a page is launched, gradio lets a request name any file of the machine.
@@ -180,10 +161,10 @@ def _page(predictors: _Predictors, upload_dir: Path) -> gr.Blocks:
         with gr.Row():
             with gr.Column(min_width=320):
                 model = gr.Dropdown(
-                    predictors.names,
-                    value=predictors.names[0],
+                    list(predictors),
+                    value=next(iter(predictors)),
                     label="Model",
-                    visible=len(predictors.names) > 1,
+                    visible=len(predictors) > 1,
                 )
                 sources = _add_sources()
             with gr.Column(min_width=320):
@@ -255,7 +236,7 @@ def _connect(
     def show(payload: _Payload, name: str) -> tuple[None, Markup, _Picture | None]:
         # The source is emptied for the next picture; this one is shown with its faces.
         picture = _picture_of(payload, upload_dir)
-        return None, again(picture, name), picture if len(predictors.names) > 1 else None
+        return None, again(picture, name), picture if len(predictors) > 1 else None
 
     def again(picture: _Picture | None, name: str) -> Markup:
         return _WAITING if picture is None else _result(predictors, picture, name)
@@ -298,12 +279,18 @@ def _result(
 ) -> Markup:
     try:
         image = picture.decode()
-        faces = predictors.predict(name, image)
+        faces = _faces(predictors, name, image)
     except InputError as error:
         return prediction_markup.render_message(str(error), wrong=True)
     finally:
         picture.delete()
     return prediction_markup.render(image, faces, announced=announced)
+
+
+def _faces(predictors: _Predictors, name: str, image: Pixels) -> list[FacePrediction]:
+    if name not in predictors:
+        raise InputError(f"model: expected one of {', '.join(predictors)}, received {name}")
+    return predictors[name].predict_image(image)
 
 
 def _add_api(
@@ -317,13 +304,17 @@ def _add_api(
             raise _refused("image: expected a picture, received none")
         try:
             pixels = picture.decode()
-            faces = predictors.predict(model, pixels)
+            faces = _faces(predictors, model, pixels)
         except InputError as error:
             raise _refused(str(error)) from error
         finally:
             picture.delete()
         height, width = pixels.shape[:2]
-        return {"width": width, "height": height, "faces": [_entry(face) for face in faces]}
+        return {
+            "width": width,
+            "height": height,
+            "faces": [results.face_entry(face) for face in faces],
+        }
 
     # gradio's events have a component that they come from.
     gr.Button(visible=False).click(
@@ -335,16 +326,6 @@ def _add_api(
         concurrency_id="pictures",
         concurrency_limit=_PICTURES_AT_ONCE,
     )
-
-
-def _entry(face: FacePrediction) -> dict[str, Any]:
-    # float32 holds no more digits.
-    shares = {name: round(share, 6) for name, share in face.probabilities.items()}
-    return {
-        "box": dataclasses.asdict(face.box),
-        "expression": face.expression,
-        "probabilities": shares,
-    }
 
 
 # What gradio makes of a picture that was sent: an uploaded file's path, or a data URL.

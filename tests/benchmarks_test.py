@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 import time
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl import flags
 
 from benchmarks import (
     conversion_benchmark,
@@ -43,27 +41,6 @@ PROMISED = {
 }
 
 
-@pytest.fixture
-def run_program(monkeypatch, capsys, tmp_path):
-    """Runs a program in this process, and returns what it printed: the table and the JSON."""
-
-    def run(program, *arguments):
-        output_json = tmp_path / "results" / "result.json"
-        command = [program.NAME, *arguments, f"--output_json={output_json}"]
-        values = flags.FlagValues()
-        program.define_flags(values)
-        values(command)
-        monkeypatch.setattr(flags, "FLAGS", values)
-        monkeypatch.setattr(sys, "argv", command)
-        program.main(command[:1])
-        *table, last = capsys.readouterr().out.splitlines()
-        content = json.loads(last)
-        assert json.loads(output_json.read_text(encoding="utf-8")) == content
-        return "\n".join(table), content
-
-    return run
-
-
 def check_promises(program, content, repeats):
     assert content.keys() >= PROMISED
     assert content["benchmark"] == program.NAME
@@ -80,8 +57,8 @@ def check_summary(values, repeats):
 
 
 @pytest.mark.slow
-def test_conversion(run_program, demo_csv):
-    table, content = run_program(
+def test_conversion(run_benchmark, demo_csv):
+    table, content = run_benchmark(
         conversion_benchmark, f"--csv={demo_csv}", "--rows=30", "--repeats=1"
     )
     check_promises(conversion_benchmark, content, repeats=1)
@@ -138,8 +115,8 @@ def test_the_search_for_near_duplicates_comes_back_after_it_was_left_out(demo_cs
 
 
 @pytest.mark.slow  # a process a variant, each with TensorFlow's import
-def test_memory(run_program):
-    table, content = run_program(memory_benchmark, "--rows=20", "--factor=1", "--repeats=1")
+def test_memory(run_benchmark):
+    table, content = run_benchmark(memory_benchmark, "--rows=20", "--factor=1", "--repeats=1")
     check_promises(memory_benchmark, content, repeats=1)
     assert content["variants"].keys() == {"generated_1x", "distinct_1x", "csv_1x"}
     assert content["bytes_a_finding"].keys() == {"1x"}
@@ -254,8 +231,8 @@ def test_the_usual_loop_writes_what_ours_writes(demo_csv, demo_data_dir, tmp_pat
 
 
 @pytest.mark.slow
-def test_training(run_program, demo_data_dir):
-    table, content = run_program(
+def test_training(run_benchmark, demo_data_dir):
+    table, content = run_benchmark(
         training_benchmark,
         f"--data_dir={demo_data_dir}",
         "--models=residual_small,seed_cnn",
@@ -293,11 +270,11 @@ def test_training(run_program, demo_data_dir):
     check_summary(content["peak"]["tflops"]["mixed_bfloat16"], repeats=2)
 
 
-def test_unknown_models_are_refused(run_program):
+def test_unknown_models_are_refused(run_benchmark):
     with pytest.raises(
         InputError, match=r"--models: expected some of seed_cnn, .*; received resne"
     ):
-        run_program(training_benchmark, "--models=resnet")
+        run_benchmark(training_benchmark, "--models=resnet")
 
 
 def test_forward_flops_of_separable_convolutions():

@@ -1,8 +1,11 @@
+import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from absl import flags
 from PIL import Image
 
 from fer_tfdata import demo_faces
@@ -96,3 +99,24 @@ def small_exports(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory)
     from tests.exports import Exports
 
     return Exports.write(tmp_path_factory.mktemp("small_exports"), demo_data_dir)
+
+
+@pytest.fixture
+def run_benchmark(monkeypatch, capsys, tmp_path):
+    """Runs a benchmark in this process, and returns what it printed: the table and the JSON."""
+
+    def run(program, *arguments):
+        output_json = tmp_path / "results" / "result.json"
+        command = [program.NAME, *arguments, f"--output_json={output_json}"]
+        values = flags.FlagValues()
+        program.define_flags(values)
+        values(command)
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(sys, "argv", command)
+        program.main(command[:1])
+        *table, last = capsys.readouterr().out.splitlines()
+        content = json.loads(last)
+        assert json.loads(output_json.read_text(encoding="utf-8")) == content
+        return "\n".join(table), content
+
+    return run

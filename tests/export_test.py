@@ -218,7 +218,7 @@ def test_an_interrupted_export_leaves_nothing(source, demo_data_dir, tmp_path, n
             tmp_path / "new",
             demo_data_dir,
             name,
-            on_classified=interrupt_the_second_round,
+            on_batch=interrupt_the_second_round,
         )
     assert not list(tmp_path.iterdir())
 

@@ -17,9 +17,7 @@ from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
 from tests import failing_peers
 from tests.batch_source import BatchSource, random_batch
-from tests.benchmarks_test import check_promises, check_summary, run_program
-
-__all__ = ["run_program"]  # a fixture
+from tests.benchmarks_test import check_promises, check_summary
 
 INSTALLED = [
     name
@@ -84,7 +82,7 @@ def test_a_feed_gives_the_split_s_images_with_their_labels(inputs, name) -> None
         assert first not in [[label for _, label in order] for order in unshuffled]
 
 
-def test_the_race(run_program, demo_data_dir, tmp_path, monkeypatch) -> None:
+def test_the_race(run_benchmark, demo_data_dir, tmp_path, monkeypatch) -> None:
     # In this process: one for each would be what takes the time.
     monkeypatch.setattr(
         measure,
@@ -93,7 +91,7 @@ def test_the_race(run_program, demo_data_dir, tmp_path, monkeypatch) -> None:
     )
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     chart = tmp_path / "chart.png"
-    table, content = run_program(
+    table, content = run_benchmark(
         pipeline_benchmark,
         f"--data_dir={demo_data_dir}",
         *("--seconds=0", "--repeats=1", "--batch_size=35", f"--chart_png={chart}"),

@@ -7,9 +7,7 @@ import pytest
 from benchmarks import measure, pipeline_ablation, pipeline_scaling
 from fer_tfdata import records
 from fer_tfdata.errors import InputError
-from tests.benchmarks_test import check_promises, check_summary, run_program
-
-__all__ = ["run_program"]  # a fixture
+from tests.benchmarks_test import check_promises, check_summary
 
 
 @pytest.fixture
@@ -18,8 +16,8 @@ def split(demo_data_dir):
 
 
 @pytest.mark.slow  # a process a case, each with TensorFlow's import
-def test_scaling(run_program, demo_data_dir) -> None:
-    table, content = run_program(
+def test_scaling(run_benchmark, demo_data_dir) -> None:
+    table, content = run_benchmark(
         pipeline_scaling,
         f"--data_dir={demo_data_dir}",
         *("--seconds=0", "--batch_size=20", "--factor=1", "--repeats=1"),
@@ -72,9 +70,9 @@ def test_a_split_is_not_repeated_where_the_disk_has_no_room(demo_data_dir, tmp_p
 
 
 @pytest.mark.slow
-def test_ablation(run_program, demo_data_dir, monkeypatch) -> None:
+def test_ablation(run_benchmark, demo_data_dir, monkeypatch) -> None:
     monkeypatch.setattr(logging, "disable", lambda level: None)  # for good, it would be
-    table, content = run_program(
+    table, content = run_benchmark(
         pipeline_ablation,
         f"--data_dir={demo_data_dir}",
         *("--seconds=0", "--batch_size=20", "--repeats=1"),

@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
             quantization=values.quantize,
             data_dir=Path(values.data_dir),
             seed=values.seed,
-            on_classified=bar.update,
+            on_batch=bar.update,
         )
     num_bytes, _ = exported.checksum(exported.contents(output))
     print(f"{output}: {num_bytes:,} bytes")

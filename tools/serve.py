@@ -19,7 +19,7 @@ from typing import Final
 from absl import flags
 
 from fer_tfdata import command_line
-from fer_tfdata.named_models import PRETRAINED
+from fer_tfdata.named_models import MODEL_HELP, PRETRAINED
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -29,8 +29,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_multi_string(
         "model",
         [PRETRAINED],
-        "A run directory, a .keras file, or pretrained: the model that ships with the package. "
-        "Give it several times to have a choice on the page.",
+        f"{MODEL_HELP} Give it several times to have a choice on the page.",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
