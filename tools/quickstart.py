@@ -18,12 +18,14 @@ from absl import flags
 
 from fer_tfdata import command_line
 from fer_tfdata.errors import InputError
+from fer_tfdata.recipes import RECIPES
 from fer_tfdata.sources import KaggleCsv
 from fer_tfdata.train_config import TrainConfig
 
 # What trains in about a minute on two cores and yet is learnt: 44 steps an epoch.
 _DEMO_FACES: Final = {"train": 1_400, "validation": 280, "test": 280}
 _DEMO_TRAINING: Final[dict[str, Any]] = {"epochs": 6, "batch_size": 32, "learning_rate": 1e-3}
+_RECIPE: Final = "seed_cnn_fifteen_epochs"
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -82,7 +84,10 @@ def _main_job(csv: Path, work: Path, steps: "_Steps", *, demo: bool) -> None:
         lambda: conversion.convert(KaggleCsv((csv,)), data_dir, overwrite=True),
         lambda report: str(report.directory),
     )
-    config = TrainConfig(data_dir=str(data_dir), **(_DEMO_TRAINING if demo else {}))
+    if demo:
+        config = TrainConfig(data_dir=str(data_dir), **_DEMO_TRAINING)
+    else:
+        config = RECIPES[_RECIPE](str(data_dir))
     steps.do(
         f"train {config.model}, {config.epochs} epochs",
         lambda: training.train(config, run_dir, resume=True),
