@@ -101,6 +101,19 @@ def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.where(flipped, tf.reverse(images, axis=[2]), images)
 
 
+def shrink(images: tf.Tensor, share: float) -> tf.Tensor:
+    """Scales images down by a share of their width and height; a pixel is the mean of its area.
+
+    Args:
+      images: uint8 [n, height, width, channels].
+      share: 0 to less than 1.
+
+    Returns:
+      uint8 [n, round(height * (1 - share)), round(width * (1 - share)), channels].
+    """
+    return _to_uint8(tf.image.resize(images, _without(images, share), "area"))
+
+
 def soft_labels(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
     """Returns labels, int64 [n], as shares, float32 [n, num_classes]; shares stay what they are."""
     return labels if labels.dtype.is_floating else tf.one_hot(labels, num_classes)
@@ -179,11 +192,11 @@ def _random_warp(images: tf.Tensor, seed: tf.Tensor, config: AugmentationConfig)
         angles=_uniform(seed, "rotation", count, math.radians(config.rotation)),
         # As often so many times larger as so many times smaller.
         scales=tf.exp(_uniform(seed, "zoom", count, math.log1p(config.zoom))),
-        size=_cropped(images, config.crop) if config.crop else None,
+        size=_without(images, config.crop) if config.crop else None,
     )
 
 
-def _cropped(images: tf.Tensor, share: float) -> tuple[int, int]:
+def _without(images: tf.Tensor, share: float) -> tuple[int, int]:
     """Returns the height and the width that are left of images without a share of each."""
     height, width = (round(side * (1 - share)) for side in images.shape[1:3])
     return height, width

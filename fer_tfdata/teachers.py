@@ -30,7 +30,7 @@ def load_teachers(config: TrainConfig, schema: records.Schema) -> list[keras.Mod
                 f"{path}: expected a teacher of images {wanted[0]} and {wanted[1]} expressions, "
                 f"received one of {form.image_shape} and {len(form.expressions)}"
             )
-        teachers.append(_of_any_size(teacher, path) if config.augmentation.crop else teacher)
+        teachers.append(_of_any_size(teacher, path) if config.changes_size else teacher)
     return teachers
 
 
@@ -69,8 +69,8 @@ def _of_any_size(teacher: keras.Model, path: Path) -> keras.Model:
         twin = keras.models.clone_model(teacher, input_tensors=inputs)
     except ValueError as error:
         raise InputError(
-            f"{path}: expected a teacher of images of any size, for crop, received one that takes "
-            "one size only; choose crop=0, or a network that ends with an average"
+            f"{path}: expected a teacher of images of any size, for crop or shrink, received one "
+            "that takes one size only; choose neither, or a network that ends with an average"
         ) from error
     twin.set_weights(teacher.get_weights())
     return twin

@@ -43,6 +43,10 @@ class TrainConfig:
       label_smoothing: the share of a label that is spread evenly over all expressions.
       ema: the momentum of the moving average of the weights, which is what is validated and kept
         then; 0 for the weights themselves.
+      shrink: by which share of its width and height an image is scaled down in the first epochs,
+        whose steps cost so much less (progressive resizing, as in Touvron et al. 2019,
+        arXiv:1906.06423).
+      shrunk_epochs: the first epochs, in which images are.
       clean_epochs: the last epochs, in which images are mirrored at most.
       logit_adjustment: by how many times the logarithm of the expressions' frequencies the logits
         are raised in the loss, so that rare ones are answered more often (Menon et al. 2021,
@@ -73,6 +77,8 @@ class TrainConfig:
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     ema: float = 0.0
+    shrink: float = 0.0
+    shrunk_epochs: int = 0
     clean_epochs: int = 0
     logit_adjustment: float = 0.0
     teacher: str | None = None
@@ -107,7 +113,13 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise InputError(f"{name}: expected more than 0, received {value}")
-        for name in ("warmup_epochs", "weight_decay", "clean_epochs", "logit_adjustment"):
+        for name in (
+            "warmup_epochs",
+            "weight_decay",
+            "shrunk_epochs",
+            "clean_epochs",
+            "logit_adjustment",
+        ):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise InputError(f"{name}: expected 0 or more, received {value}")
@@ -115,6 +127,8 @@ class TrainConfig:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise InputError(f"{name}: expected 0 or more and less than 1, received {value}")
+        if not 0 <= self.shrink <= 0.5:
+            raise InputError(f"shrink: expected 0 to 0.5, received {self.shrink}")
         if not 0 < self.teacher_weight <= 1:
             raise InputError(
                 "teacher_weight: expected more than 0 and at most 1, received "
@@ -130,6 +144,22 @@ class TrainConfig:
             raise InputError(
                 f"clean_epochs: expected at most {epochs}, received {self.clean_epochs}; "
                 "with fewer epochs, give fewer clean_epochs as well"
+            )
+        most = self.epochs - self.clean_epochs
+        if self.shrunk_epochs > most:
+            raise InputError(
+                f"shrunk_epochs: expected at most {most}, what clean_epochs={self.clean_epochs} "
+                f"leaves of {epochs}, received {self.shrunk_epochs}"
+            )
+        if bool(self.shrink) != bool(self.shrunk_epochs):
+            raise InputError(
+                "shrink: expected more than 0 together with shrunk_epochs, or neither, received "
+                f"shrink={self.shrink} and shrunk_epochs={self.shrunk_epochs}"
+            )
+        if self.shrink and self.augmentation.crop:
+            raise InputError(
+                "shrink: expected either it or crop, which both make images smaller, received "
+                f"shrink={self.shrink} and crop={self.augmentation.crop}"
             )
         if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
             raise InputError(
@@ -163,6 +193,11 @@ class TrainConfig:
             or self.label_smoothing > 0
             or self.teacher is not None
         )
+
+    @property
+    def changes_size(self) -> bool:
+        """Whether images are of another size in some epochs than in others."""
+        return self.shrunk_epochs > 0 or self.augmentation.crop > 0
 
     @property
     def clean_augmentation(self) -> AugmentationConfig:

@@ -168,7 +168,7 @@ def _check_data(
     if config.data_service is not None:
         data_service.check_reachable(config.data_service)
     pipeline.steps_per_epoch(train_split, config.batch_size, config.labels)
-    build_network(config, train_split.schema, any_size=config.augmentation.crop > 0)
+    build_network(config, train_split.schema, any_size=config.changes_size)
     num_classes = len(labelling.class_names(train_split.schema, config.labels))
     measured = evaluation.choose_labels(num_classes, validation_split.schema)
     for labels in (config.labels, measured):

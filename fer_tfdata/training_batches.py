@@ -26,12 +26,16 @@ def train_batches(
         and augmentation.choose_placement(config.augment_on, config.augmentation) == "device"
     )
 
-    def stage(changes: AugmentationConfig, *, due_on_device: bool) -> pipeline.Augment:
+    def stage(
+        changes: AugmentationConfig, *, due_on_device: bool, shrink: float = 0.0
+    ) -> pipeline.Augment:
         change = functools.partial(augmentation.augment, config=changes, num_classes=num_classes)
         if due_on_device:
             model.augment = change
 
         def augment(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[Any, Any]:
+            if shrink:
+                images = augmentation.shrink(images, shrink)
             if not due_on_device:
                 images, labels = change(images, labels, seed)
             if config.soft_labels:
@@ -41,9 +45,12 @@ def train_batches(
 
         return augment
 
-    stages = {0: stage(config.augmentation, due_on_device=on_device)}
+    steps = pipeline.steps_per_epoch(split, config.batch_size, config.labels)
+    whole_from = config.shrunk_epochs * steps
+    stages = {whole_from: stage(config.augmentation, due_on_device=on_device)}
+    if config.shrunk_epochs:
+        stages[0] = stage(config.augmentation, due_on_device=on_device, shrink=config.shrink)
     if config.clean_epochs:
-        steps = pipeline.steps_per_epoch(split, config.batch_size, config.labels)
         clean_from = (config.epochs - config.clean_epochs) * steps
         stages[clean_from] = stage(config.clean_augmentation, due_on_device=False)
     return pipeline.train_dataset(

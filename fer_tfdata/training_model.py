@@ -70,8 +70,8 @@ def build_training_model(
         loss = keras.losses.SparseCategoricalCrossentropy
         accuracy = keras.metrics.SparseCategoricalAccuracy
     with policy_scope(policy):
-        # Without a size of its own where images come in two, cropped and whole.
-        plain = build_network(config, schema, any_size=config.augmentation.crop > 0)
+        # Without a size of its own where images come in two, whole and cropped or shrunk.
+        plain = build_network(config, schema, any_size=config.changes_size)
         fast = with_fast_layers(plain)
         model = TrainingModel(fast.inputs, fast.outputs, name=plain.name)
         model.compile(
@@ -104,9 +104,10 @@ def build_network(
         return build(image_size=None) if any_size else model
     except ValueError as error:
         if any_size:
+            name = "shrink" if config.shrink else "crop"
             raise InputError(
-                f"crop: expected 0, since {config.model} takes images of one size only, or another "
-                f"model; received {config.augmentation.crop}"
+                f"{name}: expected 0, since {config.model} takes images of one size only, or "
+                f"another model; received {config.shrink or config.augmentation.crop}"
             ) from error
         raise InputError(
             f"{config.data_dir}: expected images that {config.model} can take, received images of "

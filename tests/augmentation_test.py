@@ -130,6 +130,16 @@ def test_images_of_any_size_and_batches_of_one(shape) -> None:
     np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
 
 
+def test_a_shrunk_image_s_pixels_are_the_means_of_their_areas() -> None:
+    images = random_images(5, 48, 24, 3)
+    means = images.reshape(5, 24, 2, 12, 2, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(augmentation.shrink(images, 0.5), means, atol=0.5)
+    flat = augmentation.shrink(np.full((2, 48, 48, 1), 77, np.uint8), 1 / 3)
+    assert flat.dtype == tf.uint8
+    assert (flat.numpy() == np.full((2, 32, 32, 1), 77)).all()
+    assert (augmentation.shrink(images, 0.0).numpy() == images).all()
+
+
 def test_nothing_is_nothing(faces, labels) -> None:
     images, targets = augmented(faces, labels, config=NOTHING)
     assert (images == faces).all()

@@ -53,6 +53,8 @@ EVERYTHING = {
         "learning_rate": 0.05,
         "augmentation": AugmentationConfig(rotation=15, erasing=0.5, mixup=0.4, cutmix=1.0),
         "augment_on": "device",
+        "shrink": 0.25,
+        "shrunk_epochs": 1,
     },
 }
 

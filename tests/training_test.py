@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from fer_tfdata import (
+    augmentation,
     bookkeeping,
     conversion,
     data_service,
@@ -81,6 +82,16 @@ def test_the_defaults_are_those_of_seed_cnn() -> None:
         ({"teacher_weight": 0.0}, "teacher_weight: expected more than 0 and at most 1"),
         ({"checkpoint_every": 0}, "checkpoint_every: expected more than 0, received 0"),
         ({"clean_epochs": 16}, "clean_epochs: expected at most epochs=15, received 16"),
+        ({"shrink": 0.6}, "shrink: expected 0 to 0.5, received 0.6"),
+        ({"shrink": 0.5}, "shrink: expected more than 0 together with shrunk_epochs, or neither"),
+        (
+            {"shrink": 0.5, "shrunk_epochs": 12, "clean_epochs": 4},
+            "shrunk_epochs: expected at most 11, what clean_epochs=4 leaves of epochs=15, rec",
+        ),
+        (
+            {"shrink": 0.5, "shrunk_epochs": 1, "augmentation": AugmentationConfig(crop=0.25)},
+            "shrink: expected either it or crop",
+        ),
         ({"warmup_epochs": 1.0}, "warmup_epochs: expected 0, or schedule=cosine"),
         (
             {"warmup_epochs": 15.0, "schedule": "cosine"},
@@ -589,6 +600,33 @@ def test_the_last_epochs_see_clean_images(demo_data_dir, tiny_network, mixup) ->
                 np.testing.assert_array_equal(values, others)
 
 
+@pytest.mark.parametrize("augment_on", ["input", "device"])
+def test_the_first_epochs_see_shrunk_images(demo_data_dir, tiny_network, augment_on) -> None:
+    config = TrainConfig(
+        data_dir=str(demo_data_dir),
+        model="mini_xception",
+        epochs=3,
+        shrink=0.25,
+        shrunk_epochs=1,
+        clean_epochs=1,
+        batch_size=70,  # two steps an epoch
+        augmentation=AugmentationConfig(flip=False),
+        augment_on=augment_on,
+    )
+    plain = dataclasses.replace(config, shrink=0.0, shrunk_epochs=0)
+    batches, plain_batches = first_batches(config, 0, 6), first_batches(plain, 0, 6)
+    pairs = [
+        (images, whole) if augment_on == "input" else (images[0], whole[0])
+        for (images, _), (whole, _) in zip(batches, plain_batches, strict=True)
+    ]
+    for step, (images, whole) in enumerate(pairs):
+        expected = augmentation.shrink(whole, 0.25) if step < 2 else whole
+        np.testing.assert_array_equal(images, expected)
+    assert pairs[0][0].shape == (70, 36, 36, 1)
+    (resumed, _), *_ = first_batches(config, 1, 1)
+    np.testing.assert_array_equal(resumed if augment_on == "input" else resumed[0], pairs[1][0])
+
+
 def test_smoothed_labels_are_learned_and_plain_ones_validated(config) -> None:
     config = dataclasses.replace(config, label_smoothing=0.14)
     (_, labels), *_ = first_batches(config, 0, 1)
@@ -701,10 +739,12 @@ def test_the_confusion_is_that_of_the_latest_validation(config) -> None:
     np.testing.assert_array_equal(model.confusion, expected)
 
 
-def test_a_network_of_one_size_is_not_fed_cropped_images(config, tmp_path) -> None:
-    config = dataclasses.replace(
-        config, model="seed_cnn", augmentation=AugmentationConfig(crop=0.2)
-    )
+def test_a_network_of_one_size_is_not_fed_images_of_two(config, tmp_path) -> None:
+    config = dataclasses.replace(config, model="seed_cnn")
+    cropped = dataclasses.replace(config, augmentation=AugmentationConfig(crop=0.2))
     with pytest.raises(InputError, match=r"crop: expected 0, since seed_cnn .* received 0\.2"):
-        training.train(config, tmp_path / "run")
+        training.train(cropped, tmp_path / "run")
+    shrunk = dataclasses.replace(config, shrink=0.3, shrunk_epochs=1)
+    with pytest.raises(InputError, match=r"shrink: expected 0, since seed_cnn .* received 0\.3"):
+        training.train(shrunk, tmp_path / "run")
     assert not (tmp_path / "run").exists()
