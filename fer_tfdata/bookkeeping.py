@@ -134,6 +134,14 @@ def note_environment(
     }
     if run.environment.is_file():
         started = json.loads(run.environment.read_text(encoding="utf-8"))
+        # Before there was a choice, a run did not name them.
+        for name, only in (("backend", "tensorflow"), ("num_processes", 1)):
+            if started.get(name, only) != environment[name]:
+                raise InputError(
+                    f"{run.root}: the run was started with {name} {started.get(name, only)!r} (now "
+                    f"{environment[name]!r}); continue it as it was started, or choose another "
+                    "--run_dir"
+                )
         if started["manifest_sha256"] != environment["manifest_sha256"]:
             raise InputError(
                 f"{run.root}: the run was started on other data than those given now; choose "
@@ -150,15 +158,6 @@ def note_environment(
                 f"means {environment['dtype_policy']} on this machine; continue it on one like the "
                 "first, or choose another --run_dir"
             )
-        # What a run of before there was a choice does not name.
-        started = {"backend": "tensorflow", "num_processes": 1, **started}
-        for name in ("backend", "num_processes"):
-            if started[name] != environment[name]:
-                raise InputError(
-                    f"{run.root}: the run was started with {name} {started[name]!r} (now "
-                    f"{environment[name]!r}); continue it as it was started, or choose another "
-                    "--run_dir"
-                )
         return
     write_json(run.environment, environment)
 

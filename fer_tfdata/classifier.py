@@ -119,10 +119,9 @@ def _compiled_by_jax(model: "keras.Model") -> Callable[[Images], npt.NDArray[Any
             for variables in (model.trainable_variables, model.non_trainable_variables)
         ]
         # JAX compiles for each number of images anew, so there are to be few.
-        missing = (1 << (len(images) - 1).bit_length()) - len(images)
-        return np.asarray(logits(state, np.pad(images, [(0, missing), *[(0, 0)] * 3])))[
-            : len(images)
-        ]
+        count = len(images)
+        missing = (1 << (count - 1).bit_length()) - count
+        return np.asarray(logits(state, np.pad(images, [(0, missing), *[(0, 0)] * 3])))[:count]
 
     return padded
 

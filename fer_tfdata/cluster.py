@@ -44,7 +44,8 @@ def joined(config: ClusterConfig) -> Iterator[None]:
     do: they wait for this process themselves.
 
     Raises:
-      InputError: there are to be several and the backend is not JAX, or they do not meet.
+      InputError: there are to be several and the backend is not JAX, or they do not meet, or one of
+        them is lost.
     """
     if config.num_processes == 1:
         yield
@@ -60,7 +61,10 @@ def joined(config: ClusterConfig) -> Iterator[None]:
         _meet(config)
         yield
     except BaseException as error:
-        atexit.register(_end_at_once, 2 if isinstance(error, InputError) else 1)
+        lost = _loss_of_process(error)
+        atexit.register(_end_at_once, 2 if lost or isinstance(error, InputError) else 1)
+        if lost:
+            raise lost from error
         raise
     jax.distributed.shutdown()
 
@@ -117,6 +121,17 @@ def _initialize(config: ClusterConfig, errors: list[Exception]) -> None:
         )
     except (RuntimeError, ValueError) as error:
         errors.append(error)
+
+
+def _loss_of_process(error: BaseException) -> InputError | None:
+    """Returns what to tell of an error that came of another process's end; None for any other."""
+    of_jax = isinstance(error, (RuntimeError, ValueError)) and not isinstance(error, InputError)
+    if not of_jax or not re.search("gloo|nccl|coordination", str(error), re.IGNORECASE):
+        return None
+    return InputError(
+        f"another process of this training was lost ({_first_line(error)}); start all of them "
+        "again with --resume"
+    )
 
 
 def _end_at_once(status: int) -> NoReturn:
@@ -250,15 +265,5 @@ def stop_agreed_on(step: int) -> bool:
     return multihost_utils.reached_preemption_sync_point(step)
 
 
-def loss_of_process(error: Exception) -> InputError | None:
-    """Returns what to tell of an error that came of another process's end; None for any other."""
-    if process_count() == 1 or not re.search("gloo|nccl|coordination", str(error), re.IGNORECASE):
-        return None
-    return InputError(
-        f"another process of this training was lost ({_first_line(error)}); start all of them "
-        "again with --resume"
-    )
-
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

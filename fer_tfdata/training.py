@@ -66,9 +66,9 @@ def train(
 ) -> dict[str, Any]:
     """Trains, and leaves the run directory complete.
 
-    Several processes that `cluster.joined` all call this with the same configuration, which
-    their data directories may differ in; the first one's run directory is the run's, and the
-    others' are neither read nor written.
+    Several processes (`cluster.joined`) all call this with the same configuration, but for the
+    place of the data; the first one's run directory is the run's, and the others' are neither read
+    nor written.
 
     The weights with the best validation accuracy, or the last ones where validation was trained on,
     become `model.keras`, a plain float32 Keras model, and `metrics.json` holds that file's figures
@@ -137,13 +137,12 @@ def _check_backend(config: TrainConfig, profile_steps: tuple[int, int] | None) -
     """
     if keras.backend.backend() != "jax":
         return
-    beyond_jax = {
-        "augment_on": None if config.augment_on != "device" else "input or auto",
-        "teacher": None if config.teacher is None else "none",
-        "profile_steps": None if profile_steps is None else "none",
-    }
-    for name, expected in beyond_jax.items():
-        if expected is not None:
+    for name, asked_for, expected in (
+        ("augment_on", config.augment_on == "device", "input or auto"),
+        ("teacher", config.teacher is not None, "none"),
+        ("profile_steps", profile_steps is not None, "none"),
+    ):
+        if asked_for:
             raise InputError(
                 f"{name}: expected {expected} under KERAS_BACKEND=jax; leave that out of the "
                 "environment to train with TensorFlow"
@@ -237,10 +236,6 @@ def _errors_explained(run: RunDirectory, *splits: records.Split) -> Iterator[Non
             f"{run.root}: a file could not be written ({error.strerror or error}); make room and "
             "continue with --resume"
         ) from error
-    except (RuntimeError, ValueError) as error:  # of JAX
-        if lost := cluster.loss_of_process(error):
-            raise lost from error
-        raise
 
 
 def _begin(
