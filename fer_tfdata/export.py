@@ -329,6 +329,8 @@ def _onnx(servable: Servable) -> bytes:
     for value, names in ((model.graph.input[0], "nhw"), (model.graph.output[0], "n")):
         for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=False):
             dimension.dim_param = name
+    # The converter passes operations on that ONNX does not know.
+    exported.import_runtime("onnx").checker.check_model(model)
     return model.SerializeToString()
 
 

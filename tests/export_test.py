@@ -282,19 +282,24 @@ def test_a_model_of_mixed_precision_is_refused(demo_data_dir, tmp_path) -> None:
 
 @keras.saving.register_keras_serializable()
 class Unknown(keras.layers.Layer):
-    """What TensorFlow computes and LiteRT does not."""
+    """What TensorFlow computes, and neither LiteRT nor ONNX."""
 
     def call(self, inputs):
         return inputs + tf.math.digamma(inputs)
 
 
-def test_what_litert_cannot_hold_is_said_in_one_line(demo_data_dir, tmp_path, source) -> None:
+@pytest.mark.parametrize("name", ["litert", "onnx"])
+def test_what_a_format_cannot_hold_is_said_in_one_line(
+    demo_data_dir, tmp_path, source, name
+) -> None:
     inputs = keras.Input((48, 48, 1), dtype="uint8")
     unknown = exports.named(
         tmp_path / "model", keras.Model(inputs, Unknown()(source.model(inputs)))
     )
-    with pytest.raises(InputError, match="expected a model that can be converted") as error:
-        exports.write(unknown, tmp_path / "exports", demo_data_dir, "litert")
+    with pytest.raises(
+        InputError, match=f"expected a model that can be converted to {name}"
+    ) as error:
+        exports.write(unknown, tmp_path / "exports", demo_data_dir, name)
     assert len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "exports").exists()
 
