@@ -27,6 +27,7 @@ from fer_tfdata import atomic, audit, ferplus, tfds_metadata
 from fer_tfdata.audit import DropReason
 from fer_tfdata.engines import LOCAL, Engine
 from fer_tfdata.errors import InputError
+from fer_tfdata.expressions import NO_LABEL
 from fer_tfdata.records import (
     MANIFEST,
     NAME,
@@ -39,7 +40,7 @@ from fer_tfdata.records import (
 )
 from fer_tfdata.shards import Contents, Plan, write_splits
 from fer_tfdata.sources import OnBadRow, Source
-from fer_tfdata.spools import SpoolOptions, write_spools
+from fer_tfdata.spools import Spool, SpoolOptions, fates_of, write_spools
 
 _SPOOL: Final = "spool"  # a directory within the unfinished one
 
@@ -122,7 +123,9 @@ def convert(
             "written_by": WRITTEN_BY,
             "schema_version": SCHEMA_VERSION,
             "source": description.result(),
-            "ferplus": _describe_votes(votes, [contents for contents, _ in splits.values()]),
+            "ferplus": _describe_votes(
+                votes, spools, [contents for contents, _ in splits.values()]
+            ),
             "image_shape": list(schema.image_shape),
             "expressions": list(schema.expressions),
             "seed": seed,
@@ -171,9 +174,11 @@ def _check_splits(
 
 
 def _check_agreement(splits: Sequence[Contents]) -> None:
+    labelled = sum(contents.examples - contents.labels[NO_LABEL] for contents in splits)
     comparable = sum(contents.comparable for contents in splits)
     agreeing = sum(contents.agreeing for contents in splits)
-    if agreeing < ferplus.LEAST_AGREEMENT * comparable:
+    # What has no labels is not in `train`, and nothing of it is dropped.
+    if labelled and (not comparable or agreeing < ferplus.LEAST_AGREEMENT * comparable):
         raise InputError(
             f"drop: expected votes on these images for not_a_face, received votes whose majority "
             f"is the label on {agreeing} of {comparable} images, no more than chance; see "
@@ -182,15 +187,18 @@ def _check_agreement(splits: Sequence[Contents]) -> None:
 
 
 def _describe_votes(
-    votes: ferplus.Votes | None, splits: Sequence[Contents]
+    votes: ferplus.Votes | None, spools: Sequence[Spool], splits: Sequence[Contents]
 ) -> dict[str, Any] | None:
     if votes is None:
         return None
+    fates = fates_of(spools)
     return {
         "file": votes.path.name,
         "bytes": votes.path.stat().st_size,
         "sha256": sha256_of(votes.path),
         "join": votes.join,
+        "rows_without_votes": fates["no votes"],
+        "rows_with_votes_of_another_usage": fates["other usage"],
         "images_with_label_and_majority": sum(contents.comparable for contents in splits),
         "images_where_they_agree": sum(contents.agreeing for contents in splits),
     }

@@ -10,6 +10,7 @@ often the votes agree with the labels tells the two apart.
 import csv
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -46,6 +47,9 @@ LABELS: Final = (OWN_LABELS, *KINDS)
 
 Join = Literal["row", "name"]
 """How votes find their image: by their row, or by the number in their `Image name`."""
+
+Fate = Literal["joined", "no votes", "other usage"]
+"""What becomes of a row: it has votes, there are none on it, or those are on another usage."""
 
 LEAST_AGREEMENT: Final = 0.4
 """Below this share of images on which majority and label agree, the votes are on other rows.
@@ -118,21 +122,43 @@ class Votes:
                 )
         return self.counts[rows].astype(np.int64)
 
+    def fates(self, rows: npt.NDArray[np.int64], splits: Sequence[str]) -> Counter[Fate]:
+        """Returns how many of k rows have which fate; of votes that `of` takes."""
+        if self.join == "row":
+            return Counter(joined=len(rows))
+        return Counter(map(self._fate, rows.tolist(), splits))
+
     def _of_names(
         self, rows: npt.NDArray[np.int64], splits: Sequence[str]
     ) -> npt.NDArray[np.int64]:
         votes = np.zeros((len(rows), len(COLUMNS)), np.int64)
         for i, (row, split) in enumerate(zip(rows.tolist(), splits, strict=True)):
-            if row < len(self.splits) and self.splits[row] == split:
+            if self._fate(row, split) == "joined":
                 votes[i] = self.counts[row]
         return votes
 
-    def check_length(self, num_rows: int) -> None:
-        """Checks, where votes are joined by row, that there are as many as the source has rows.
+    def _fate(self, row: int, split: str) -> Fate:
+        if row >= len(self.splits) or self.splits[row] == _NO_SPLIT:
+            return "no votes"
+        return "joined" if self.splits[row] == split else "other usage"
+
+    def check_joined(self, num_rows: int, fates: Counter[Fate]) -> None:
+        """Checks that the votes are on the source's rows.
+
+        Args:
+          num_rows: how many rows the source has, those that cannot be used among them.
+          fates: what became of those that can.
 
         Raises:
-          InputError: there are more or fewer.
+          InputError: by row, there are more or fewer votes than rows; by name, none are joined.
         """
+        if not fates["joined"]:
+            raise InputError(
+                f"{self.path}: expected votes on rows of the source by their {_IMAGE_NAME}, "
+                f"received none: {fates['no votes']} rows have no votes, and those on "
+                f"{fates['other usage']} rows are on images of another {_USAGE}; give the FER+ "
+                "file that belongs to this source"
+            )
         if self.join == "row" and num_rows != len(self.splits):
             raise InputError(
                 f"{self.path}: expected votes on the {num_rows} rows of the source, received "

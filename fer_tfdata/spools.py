@@ -6,6 +6,7 @@ import errno
 import functools
 import itertools
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -52,6 +53,7 @@ class Spool:
     num_rows: int
     splits: frozenset[str]  # the source's, before any became `validation`
     bad_rows: Sequence[BadRow]
+    fates: Counter[ferplus.Fate]  # of the rows, where votes were given
 
     @property
     def table(self) -> Path:
@@ -97,13 +99,21 @@ def write_spools(source: Source, options: SpoolOptions, engine: Engine) -> list[
     if not any(spool.splits for spool in spools):
         raise InputError("expected at least one row that can be used, received none")
     if options.votes is not None:
-        options.votes.check_length(sum(spool.num_rows for spool in spools))
+        options.votes.check_joined(sum(spool.num_rows for spool in spools), fates_of(spools))
     if options.validation_fraction and any("validation" in spool.splits for spool in spools):
         raise InputError(
             "validation_fraction: expected a source without validation images, received one that "
             "has its own; leave the flag out"
         )
     return spools
+
+
+def fates_of(spools: Sequence[Spool]) -> Counter[ferplus.Fate]:
+    """Returns how many rows of all parts have which fate; empty where no votes were given."""
+    fates: Counter[ferplus.Fate] = Counter()
+    for spool in spools:
+        fates.update(spool.fates)
+    return fates
 
 
 def _count_rows(part: Part) -> int:
@@ -117,6 +127,7 @@ def _spool_part(options: SpoolOptions, task: tuple[Part, int]) -> Spool:
     num_rows = 0
     splits: set[str] = set()
     bad_rows: list[BadRow] = []
+    fates: Counter[ferplus.Fate] = Counter()
     with contextlib.ExitStack() as stack:
         table = stack.enter_context(audit.TableWriter(_table(stem)))
         files: dict[str, _SpoolFile] = {}
@@ -127,14 +138,17 @@ def _spool_part(options: SpoolOptions, task: tuple[Part, int]) -> Spool:
             if not len(batch.rows):
                 continue
             splits.update(batch.splits)
-            votes = None if options.votes is None else options.votes.of(batch.rows, batch.splits)
+            votes = None
+            if options.votes is not None:
+                votes = options.votes.of(batch.rows, batch.splits)
+                fates.update(options.votes.fates(batch.rows, batch.splits))
             batch = _with_validation(batch, options.validation_fraction)
             table.add(batch.images, batch.labels, batch.splits, batch.rows, votes)
             for name in sorted(set(batch.splits) - set(files)):
                 file = _SpoolFile(_records(stem, name), _index(stem, name))
                 files[name] = stack.enter_context(file)
             _spool_batch(batch, votes, options.schema, files)
-    return Spool(stem, num_rows, frozenset(splits), bad_rows)
+    return Spool(stem, num_rows, frozenset(splits), bad_rows, fates)
 
 
 def _check_bad_rows(bad_rows: Sequence[BadRow], on_bad_row: OnBadRow) -> None:

@@ -24,7 +24,7 @@ from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EXPRESSIONS, NO_LABEL, SPLITS
 from fer_tfdata.sources import BadRow, ImageFolder, KaggleCsv, RawBatch, Source, archives
 from tests.batch_source import BatchSource, mixed_batches, random_batch
-from tests.ferplus_test import votes_on_every_row
+from tests.ferplus_test import made_up_votes, votes_on_every_row, write_votes
 
 
 @pytest.fixture
@@ -233,6 +233,27 @@ def test_votes_on_another_number_of_rows_leave_nothing_behind(demo_csv: Path, tm
     with pytest.raises(InputError, match="votes on the 210 rows of the source, received 211"):
         conversion.convert(KaggleCsv((demo_csv,)), tmp_path / "data", votes=more)
     assert not (tmp_path / "data").exists()
+
+
+def test_what_a_join_by_name_loses_is_counted(tmp_path: Path):
+    batches = mixed_batches()
+    usages = ["PrivateTest", "Training", "PublicTest", "PublicTest", "PublicTest"]  # of rows 0 to 4
+    write_votes(tmp_path / "votes.csv", usages, made_up_votes(5))
+    votes = ferplus.read_votes(tmp_path / "votes.csv", join="name")
+    for name, engine in (("local", LOCAL), ("parts", PartsEngine())):
+        conversion.convert(BatchSource(batches), tmp_path / name, votes=votes, engine=engine)
+        described = manifest_of(tmp_path / name)["ferplus"]
+        assert described["rows_without_votes"] == 7
+        assert described["rows_with_votes_of_another_usage"] == 2
+        assert load(tmp_path / name, "train")["votes"].any(axis=1).sum() == 1
+
+
+def test_votes_whose_every_name_is_of_another_usage_leave_nothing_behind(tmp_path: Path):
+    write_votes(tmp_path / "votes.csv", ["PublicTest"] * 3, made_up_votes(3))
+    votes = ferplus.read_votes(tmp_path / "votes.csv", join="name")
+    with pytest.raises(InputError, match="0 rows have no votes, and those on 3 rows are on images"):
+        conversion.convert(BatchSource([random_batch(["train"] * 3)]), tmp_path / "d", votes=votes)
+    assert not (tmp_path / "d").exists()
 
 
 # TensorFlow Datasets.
@@ -483,6 +504,20 @@ def test_votes_on_other_images_drop_none(tmp_path: Path, demo_csv: Path):
             KaggleCsv((demo_csv,)), tmp_path / "data", votes=votes, drop=["not_a_face"]
         )
     assert not (tmp_path / "data").exists()
+
+
+def test_votes_without_a_majority_to_compare_drop_none(tmp_path: Path):
+    votes = np.zeros((3, 10), np.int64)
+    votes[:2, :2] = 5  # a tie
+    votes[2, 9] = 10  # no face
+    write_votes(tmp_path / "votes.csv", ["Training"] * 3, votes)
+    with pytest.raises(InputError, match="the label on 0 of 0 images, no more than chance"):
+        conversion.convert(
+            BatchSource([random_batch(["train"] * 3)]),
+            tmp_path / "data",
+            votes=ferplus.read_votes(tmp_path / "votes.csv"),
+            drop=["not_a_face"],
+        )
 
 
 def test_validation_is_not_taken_where_there_is_one(tmp_path: Path):

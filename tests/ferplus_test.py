@@ -56,7 +56,7 @@ def test_votes_are_read_as_they_were_written(tmp_path) -> None:
     of_rows = votes.of(rows, ["train", "train", "test"])
     assert of_rows.dtype == np.int64
     assert (of_rows == written[rows]).all()
-    votes.check_length(30)
+    votes.check_joined(30, votes.fates(rows, ["train", "train", "test"]))
 
 
 def test_columns_are_found_by_name_in_any_order_and_case(tmp_path) -> None:
@@ -115,7 +115,7 @@ def test_votes_on_another_source_are_refused(votes) -> None:
         votes.of(np.array([2, 3]), ["validation", "validation"])
     for num_rows in (2, 4):
         with pytest.raises(InputError, match=f"votes on the {num_rows} rows .* received 3"):
-            votes.check_length(num_rows)
+            votes.check_joined(num_rows, votes.fates(np.array([0, 1]), ["train", "train"]))
 
 
 def test_votes_joined_by_name_go_to_the_row_in_it(tmp_path) -> None:
@@ -132,7 +132,19 @@ def test_votes_joined_by_name_go_to_the_row_in_it(tmp_path) -> None:
     assert not of_rows[:, 1:].any()
     assert ferplus.majority(of_rows[[1, 2, 4]]).tolist() == [NO_LABEL] * 3
     assert not ferplus.distribution(of_rows[[1, 2, 4]]).any()
-    votes.check_length(999)
+    fates = votes.fates(rows, ["train"] * 5)
+    assert fates == {"joined": 2, "no votes": 2, "other usage": 1}
+    votes.check_joined(999, fates)
+
+
+def test_votes_of_which_no_name_is_a_row_of_the_source_are_refused(tmp_path) -> None:
+    write_votes(tmp_path / "votes.csv", ["Training"] * 3, made_up_votes(3))
+    votes = ferplus.read_votes(tmp_path / "votes.csv", join="name")
+    fates = votes.fates(np.arange(4), ["validation"] * 3 + ["train"])
+    with pytest.raises(
+        InputError, match=r"none: 1 rows have no votes, .* on 3 rows are on .*Usage"
+    ):
+        votes.check_joined(4, fates)
 
 
 def test_names_without_numbers_cannot_be_joined_by(tmp_path) -> None:

@@ -269,6 +269,7 @@ def _print_report(report: "WriteReport") -> None:
         for kind, count in split["ferplus_examples"].items():
             print(f"    {count} usable with --labels={kind}")
     if ferplus := report.manifest["ferplus"]:
+        _print_losses(ferplus)
         _print_agreement(ferplus)
     print("Found in the source:")
     for finding in _findings(audit):
@@ -285,6 +286,17 @@ def _print_report(report: "WriteReport") -> None:
             print(f"  {bad['place']}: {bad['reason']}")
         if len(skipped) > 10:
             print(f"  ... all of them in {report.directory / 'manifest.json'}")
+
+
+def _print_losses(described: Mapping[str, Any]) -> None:
+    without, of_another = (
+        described[key] for key in ("rows_without_votes", "rows_with_votes_of_another_usage")
+    )
+    if without or of_another:
+        print(
+            f"FER+ has no votes on {without} rows, and those on {of_another} more are on images of "
+            "another Usage, and are not taken."
+        )
 
 
 def _print_agreement(described: Mapping[str, Any]) -> None:
