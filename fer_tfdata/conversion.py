@@ -178,7 +178,7 @@ def _check_agreement(splits: Sequence[Contents]) -> None:
     comparable = sum(contents.comparable for contents in splits)
     agreeing = sum(contents.agreeing for contents in splits)
     # What has no labels is not in `train`, and nothing of it is dropped.
-    if labelled and (not comparable or agreeing < ferplus.LEAST_AGREEMENT * comparable):
+    if labelled and (not comparable or ferplus.agree_by_chance(agreeing, comparable)):
         raise InputError(
             f"drop: expected votes on these images for not_a_face, received votes whose majority "
             f"is the label on {agreeing} of {comparable} images, no more than chance; see "

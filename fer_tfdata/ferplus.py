@@ -51,11 +51,8 @@ Join = Literal["row", "name"]
 Fate = Literal["joined", "no votes", "other usage"]
 """What becomes of a row: it has votes, there are none on it, or those are on another usage."""
 
-LEAST_AGREEMENT: Final = 0.4
-"""Below this share of images on which majority and label agree, the votes are on other rows.
-
-People agree with FER2013's labels on 65 % of the images, with another row's on a fifth.
-"""
+# People agree with FER2013's labels on 65 % of the images, with another row's on a fifth.
+_LEAST_AGREEMENT: Final = 0.4
 
 _USAGE: Final = "Usage"
 _IMAGE_NAME: Final = "Image name"
@@ -125,7 +122,7 @@ class Votes:
     def fates(self, rows: npt.NDArray[np.int64], splits: Sequence[str]) -> Counter[Fate]:
         """Returns how many of k rows have which fate; of votes that `of` takes."""
         if self.join == "row":
-            return Counter(joined=len(rows))
+            return Counter({"joined": len(rows)})
         return Counter(map(self._fate, rows.tolist(), splits))
 
     def _of_names(
@@ -305,6 +302,16 @@ def distribution(votes: Any, xp: Any = np) -> Any:
     total = xp.sum(of_expressions, axis=1, keepdims=True)
     kept = 2 * total > xp.sum(agreed, axis=1, keepdims=True)
     return xp.asarray(xp.where(kept, of_expressions / xp.maximum(total, 1), 0.0), np.float32)
+
+
+def agree_by_chance(agreeing: int, comparable: int) -> bool:
+    """Returns whether majorities are the label so seldom that the votes must be on other images.
+
+    Args:
+      agreeing: on how many images the two are the same.
+      comparable: how many images have both; where none has, nothing can be said.
+    """
+    return agreeing < _LEAST_AGREEMENT * comparable
 
 
 def not_a_face(votes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

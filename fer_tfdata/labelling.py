@@ -24,7 +24,8 @@ def usable_examples(split: records.Split, labels: str) -> int:
     its voters did not agree.
 
     Raises:
-      InputError: the labels are not there.
+      InputError: the labels are not there, or FER+'s agree with the own no more than by chance, so
+        that they must be on other images.
     """
     where = f"{split.directory}, split {split.name!r}"
     if labels == ferplus.OWN_LABELS:
@@ -38,6 +39,13 @@ def usable_examples(split: records.Split, labels: str) -> int:
         raise InputError(
             f"{where}: expected FER+ votes for labels={labels}, received records without votes; "
             "convert again with --ferplus_csv"
+        )
+    if ferplus.agree_by_chance(split.ferplus_agreeing, split.ferplus_comparable):
+        raise InputError(
+            f"{where}: expected FER+ votes on these images for labels={labels}, received votes "
+            f"whose majority is the label on {split.ferplus_agreeing} of "
+            f"{split.ferplus_comparable} images of the data set, no more than chance; convert "
+            "again with the other --ferplus_join"
         )
     if not split.ferplus_examples[labels]:
         raise InputError(

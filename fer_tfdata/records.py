@@ -161,6 +161,8 @@ class Split:
       per_expression: how many of each expression.
       ferplus_examples: how many can be used with FER+ labels, by kind (`ferplus.KINDS`); empty
         where no votes were given.
+      ferplus_comparable: how many images of the whole data set have a label and FER+'s majority.
+      ferplus_agreeing: on how many of them the two are the same.
       shards: the files, in order.
       leaked_rows: the source rows of this split whose image also stands in `train` as written.
       near_leaked_rows: those with a near-duplicate there, and no equal image.
@@ -174,6 +176,8 @@ class Split:
     unlabelled: int
     per_expression: Mapping[str, int]
     ferplus_examples: Mapping[str, int]
+    ferplus_comparable: int
+    ferplus_agreeing: int
     shards: Sequence[Shard]
     leaked_rows: frozenset[int]
     near_leaked_rows: frozenset[int]
@@ -279,6 +283,10 @@ def _split_from_manifest(directory: Path, manifest: Mapping[str, Any], name: str
     schema = _schema_from_manifest(manifest)
     examples = count_from_json(written["examples"])
     kinds = ferplus.KINDS if schema.has_votes else ()
+    comparable = agreeing = 0
+    if schema.has_votes:
+        comparable = count_from_json(manifest["ferplus"]["images_with_label_and_majority"])
+        agreeing = count_from_json(manifest["ferplus"]["images_where_they_agree"], most=comparable)
     return Split(
         directory=directory,
         name=name,
@@ -287,6 +295,8 @@ def _split_from_manifest(directory: Path, manifest: Mapping[str, Any], name: str
         unlabelled=count_from_json(written["unlabelled"]),
         per_expression=counts_from_json(written["per_expression"], schema.expressions),
         ferplus_examples=counts_from_json(written["ferplus_examples"], kinds, most=examples),
+        ferplus_comparable=comparable,
+        ferplus_agreeing=agreeing,
         shards=_shards_from_json(written["shards"], name),
         leaked_rows=frozenset(rows_from_json(written["leaked_rows"])),
         near_leaked_rows=frozenset(rows_from_json(written["near_leaked_rows"])),

@@ -17,6 +17,7 @@ from fer_tfdata.beam_engine import BeamEngine
 from fer_tfdata.expressions import EXPRESSIONS, SPLITS
 from fer_tfdata.sources import ImageFolder, KaggleCsv, RawBatch, parse_expression_names
 from tests.batch_source import BatchSource
+from tests.ferplus_test import votes_on_every_row, write_votes
 from tools import make_tfrecords
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,6 +101,35 @@ def test_what_is_left_after_dropping_is_said(demo_csv: Path, tmp_path: Path):
         "  0 images of validation stand in train too, 1 more nearly so",
     ]
     assert output[-1].startswith("  0 images of test stand in train too, ")
+
+
+def test_votes_that_are_lost_or_on_other_images_are_said(demo_csv: Path, tmp_path: Path):
+    votes = votes_on_every_row(demo_csv, tmp_path / "all.csv").counts.astype(np.int64)
+    usages = ["Training"] * 140 + ["PublicTest"] * 35 + ["PrivateTest"] * 20 + ["Training"] * 5
+    write_votes(tmp_path / "votes.csv", usages, np.roll(votes, 1, axis=0)[:200])
+    process = convert(
+        demo_csv,
+        tmp_path / "data",
+        f"--ferplus_csv={tmp_path}/votes.csv",
+        "--ferplus_join=name",
+    )
+    assert process.returncode == 0, process.stderr
+    manifest = json.loads((tmp_path / "data/fer2013/1.0.0/manifest.json").read_bytes())
+    output = process.stdout.splitlines()
+    assert (
+        "FER+ has no votes on 10 rows, and those on 5 more are on images of another Usage, and are "
+        "not taken."
+    ) in output
+    position = next(i for i, line in enumerate(output) if line.startswith("FER+'s majority"))
+    assert output[position + 1].startswith(
+        "  That is no more than chance: these votes are on other"
+    )
+    assert output[position + 1].endswith("Try --ferplus_join=row.")
+    assert "usable with" not in process.stdout
+    count = len(manifest["audit"]["not_a_face_rows"])
+    assert (
+        f"  {count} images are no face to FER+'s voters, whose votes are on other images" in output
+    )
 
 
 def test_a_bad_row_is_one_line_and_leaves_nothing(demo_csv: Path, tmp_path: Path):

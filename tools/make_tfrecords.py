@@ -25,7 +25,7 @@ from fer_tfdata.conversion_config import (
     ON_BAD_ROW,
     ConversionConfig,
 )
-from fer_tfdata.ferplus import LEAST_AGREEMENT
+from fer_tfdata.ferplus import agree_by_chance
 from fer_tfdata.sources import (
     ImageFolder,
     KaggleCsv,
@@ -261,18 +261,21 @@ class _PartWithProgress:
 def _print_report(report: "WriteReport") -> None:
     print(report.directory)
     audit, splits = report.manifest["audit"], report.manifest["splits"]
+    ferplus = report.manifest["ferplus"]
+    doubted = ferplus is not None and agree_by_chance(*_agreement(ferplus))
     for name, split in splits.items():
         counts = ", ".join(f"{n} {count}" for n, count in split["per_expression"].items())
         print(f"  {name}: {split['examples']} images in {len(split['shards'])} shards ({counts})")
         if split["unlabelled"]:
             print(f"    {split['unlabelled']} without a label")
-        for kind, count in split["ferplus_examples"].items():
-            print(f"    {count} usable with --labels={kind}")
-    if ferplus := report.manifest["ferplus"]:
+        if not doubted:
+            for kind, count in split["ferplus_examples"].items():
+                print(f"    {count} usable with --labels={kind}")
+    if ferplus:
         _print_losses(ferplus)
         _print_agreement(ferplus)
     print("Found in the source:")
-    for finding in _findings(audit):
+    for finding in _findings(audit, doubted):
         print(f"  {finding}")
     dropped, skipped = report.manifest["rows_dropped"], report.manifest["rows_skipped"]
     if dropped:
@@ -299,17 +302,22 @@ def _print_losses(described: Mapping[str, Any]) -> None:
         )
 
 
+def _agreement(described: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns on how many images label and majority agree, and how many have both."""
+    return described["images_where_they_agree"], described["images_with_label_and_majority"]
+
+
 def _print_agreement(described: Mapping[str, Any]) -> None:
-    images = described["images_with_label_and_majority"]
+    agreeing, images = _agreement(described)
     if not images:
         return
-    share = described["images_where_they_agree"] / images
-    print(f"FER+'s majority agrees with the label on {share:.1%} of {images} images.")
-    if share < LEAST_AGREEMENT:
+    print(f"FER+'s majority agrees with the label on {agreeing / images:.1%} of {images} images.")
+    if agree_by_chance(agreeing, images):
         other = "name" if described["join"] == "row" else "row"
         print(
-            f"  That is no more than chance: these votes are on other images. People agree with "
-            f"FER2013's labels on about 65 %. Try --ferplus_join={other}."
+            "  That is no more than chance: these votes are on other images, and train refuses "
+            "them. People agree with FER2013's labels on about 65 %. Try "
+            f"--ferplus_join={other}."
         )
 
 
@@ -317,7 +325,7 @@ def _leaks(split: str, rows: Sequence[int], near: Sequence[int]) -> str:
     return f"{len(rows)} images of {split} stand in train too, {len(near)} more nearly so"
 
 
-def _findings(audit: Mapping[str, Any]) -> Iterator[str]:
+def _findings(audit: Mapping[str, Any], doubted: bool) -> Iterator[str]:
     for split, count in audit["duplicates"].items():
         if count:
             yield f"{count} images of {split} repeat an earlier one of it"
@@ -333,7 +341,8 @@ def _findings(audit: Mapping[str, Any]) -> Iterator[str]:
         f"{len(audit['almost_flat_rows'])} nearly so"
     )
     if audit["not_a_face_rows"] is not None:
-        yield f"{len(audit['not_a_face_rows'])} images are no face to FER+'s voters"
+        found = f"{len(audit['not_a_face_rows'])} images are no face to FER+'s voters"
+        yield f"{found}, whose votes are on other images" if doubted else found
     for split, ratio in audit["imbalance"].items():
         if ratio is not None:
             yield f"in {split}, the most frequent expression is {ratio:.3g} times the rarest"
