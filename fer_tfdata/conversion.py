@@ -9,8 +9,9 @@ them (`engines`) and the bytes are the same:
    and place are known too.
 3. Each shard gathers its records from the spools.
 
-Memory is bounded by a block of rows, a pass of the audit and a pass of the plan, whatever the
-number of rows, beside what the findings take: what is wrong with a row is named in the manifest.
+Memory is bounded by a block of rows, a pass of the audit and a pass of the plan, beside a byte an
+image, the paths of an image folder (about 110 bytes a file) and what the findings take: what is
+wrong with a row is named in the manifest.
 The directory appears under its name when it is complete.
 """
 
