@@ -19,7 +19,7 @@ import dataclasses
 import itertools
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -66,6 +66,7 @@ def convert(
     validation_fraction: float = 0.0,
     overwrite: bool = False,
     engine: Engine = LOCAL,
+    on_stage: Callable[[str], object] = lambda stage: None,
 ) -> WriteReport:
     """Writes `DIR/fer2013/1.0.0/`; the same source and arguments give the same bytes.
 
@@ -88,6 +89,7 @@ def convert(
         on both sides.
       overwrite: replaces a directory that this function wrote.
       engine: what runs the tasks; it does not show in the bytes.
+      on_stage: is told what is done next, of each of three stages that may take long.
 
     Raises:
       InputError: the directory exists (and `overwrite` is off, or it holds anything that was not
@@ -105,7 +107,9 @@ def convert(
         with ThreadPoolExecutor(max_workers=1) as pool:
             # A checksum takes a third of the parsing's time, and runs on another core.
             description = pool.submit(source.describe)
+            on_stage("reading")
             spools = write_spools(source, options, engine)
+        on_stage("searching for duplicates")
         findings = audit.report(
             [spool.table for spool in spools],
             spool_dir,
@@ -116,6 +120,7 @@ def convert(
         leaked_rows = findings.leaked_rows_without(dropped)
         near_leaked_rows = findings.near_leaked_rows_without(dropped)
         plan = Plan(spools, frozenset(dropped), seed, num_shards, spool_dir)
+        on_stage("writing")
         splits = write_splits(plan, work, engine)
         _check_splits(splits, drop, validation_fraction)
         if "not_a_face" in drop:

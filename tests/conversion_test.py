@@ -587,6 +587,22 @@ class PartsEngine:
         return [*first[:1], *second[1:]]
 
 
+def test_stages_are_told_as_they_begin(tmp_path: Path):
+    work = tmp_path / "fer2013" / ".1.0.0.incomplete"
+    there = {}
+
+    def look(stage: str) -> None:
+        there[stage] = [any(work.glob(name)) for name in ("spool/*.tfrecord", "*.tfrecord-*")]
+
+    conversion.convert(BatchSource(mixed_batches()), tmp_path, on_stage=look)
+    assert there == {
+        "reading": [False, False],
+        "searching for duplicates": [True, False],
+        "writing": [True, False],
+    }
+    assert list(there) == ["reading", "searching for duplicates", "writing"]
+
+
 def test_an_engine_does_not_show_in_the_bytes(tmp_path: Path, demo_csv: Path, demo_data_dir: Path):
     batches = [*faulty_batches(), random_batch(["train", "validation"] * 5, first_row=10)]
     for name, engine in (("local", LOCAL), ("parts", PartsEngine())):

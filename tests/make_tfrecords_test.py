@@ -1,9 +1,12 @@
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +84,33 @@ def test_a_conversion_reports_and_is_not_repeated(
 
     assert_refused(convert(demo_csv, data_dir), "1.0.0: exists already", "--overwrite")
     assert contents(data_dir) == before
+
+
+@pytest.mark.parametrize(
+    ("engine", "pattern"),
+    [
+        ("local", r"searching for duplicates: 210 rows \["),
+        pytest.param("beam", r"searching for duplicates *$", marks=pytest.mark.slow),
+    ],
+)
+def test_a_terminal_shows_what_is_done(demo_csv: Path, tmp_path: Path, engine: str, pattern: str):
+    main_end, program_end = os.openpty()
+    termios.tcsetwinsize(program_end, (24, 100))
+    arguments = [f"--csv={demo_csv}", f"--output_dir={tmp_path}", f"--engine={engine}"]
+    with subprocess.Popen(
+        [*PROGRAM, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=program_end
+    ) as started:
+        os.close(program_end)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal, on Linux
+            while piece := os.read(main_end, 4096):
+                shown += piece
+    os.close(main_end)
+    assert started.returncode == 0
+    lines = shown.decode().replace("\r", "\n").splitlines()
+    for stage in ("reading", "searching for duplicates", "writing"):
+        assert any(line.startswith(stage) for line in lines), lines
+    assert any(re.match(pattern, line) for line in lines), lines
 
 
 def test_what_is_left_after_dropping_is_said(demo_csv: Path, tmp_path: Path):

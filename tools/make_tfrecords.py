@@ -180,9 +180,15 @@ def main(argv: Sequence[str]) -> None:
     if config.ferplus_csv:
         votes = ferplus.read_votes(Path(config.ferplus_csv), join=config.ferplus_join)
     engine = _engine(config)
-    with tqdm(unit=" rows", desc="converting", disable=not sys.stderr.isatty()) as bar:
+    is_local = config.engine == "local"  # of Beam's workers the stage alone is known
+    with tqdm(
+        unit=" rows",
+        desc="converting",
+        bar_format=None if is_local else "{desc}",
+        disable=not sys.stderr.isatty(),
+    ) as bar:
         report = conversion.convert(
-            source if config.engine == "beam" else _WithProgress(source, bar),
+            _WithProgress(source, bar) if is_local else source,
             Path(config.output_dir),
             votes=votes,
             num_shards=config.num_shards,
@@ -192,6 +198,7 @@ def main(argv: Sequence[str]) -> None:
             validation_fraction=config.validation_fraction,
             overwrite=config.overwrite,
             engine=engine,
+            on_stage=bar.set_description_str,
         )
     _print_report(report)
 
