@@ -16,9 +16,15 @@ Faces of {height}x{width} pixels, {channels}, with one of {count} expressions;
 converted from {source}.  An image without a label has the label -1.
 """
 _FER2013_DESCRIPTION: Final = """
-The images of FER2013 were gathered by a web search for the challenge at ICML 2013 and stand in its
-CSV with a usage, which is the split here: Training is `train`, PublicTest `validation`, PrivateTest
-`test`.
+The images of FER2013 were gathered by a web search for the challenge at ICML 2013.
+"""
+_USAGE_DESCRIPTION: Final = """\
+Their usage in the CSV is the split here: Training is `train`, PublicTest `validation`, PrivateTest
+`test`.  In a CSV without usages, images with labels are `train`, others `test`.
+"""
+_FRACTION_DESCRIPTION: Final = """
+The source has no validation images: a share of {fraction} of its training images, chosen by the
+images' digests, is `validation`.
 """
 _CITATION: Final = """\
 @inproceedings{goodfellow2013challenges,
@@ -61,8 +67,7 @@ def write_metadata(directory: Path, schema: Schema, manifest: Mapping[str, Any])
         filetype_suffix="tfrecord",
         template=tfds.core.naming.DEFAULT_FILENAME_TEMPLATE,
     )
-    height, width, channels = schema.image_shape
-    is_fer2013 = "directory" not in manifest["source"]  # a folder may hold any corpus
+    is_fer2013 = _is_fer2013(manifest)
     tfds.folder_dataset.write_metadata(
         data_dir=directory,
         features=_features(schema),
@@ -79,19 +84,34 @@ def write_metadata(directory: Path, schema: Schema, manifest: Mapping[str, Any])
             for name, split in manifest["splits"].items()
         ],
         supervised_keys=("image", "label"),
-        description=_DESCRIPTION.format(
-            height=height,
-            width=width,
-            channels="gray" if channels == 1 else "in colour",
-            count=len(schema.expressions),
-            source=_source_name(manifest["source"]),
-        )
-        + (_FER2013_DESCRIPTION if is_fer2013 else ""),
+        description=_describe(schema, manifest),
         homepage=_HOMEPAGE if is_fer2013 else None,
         citation=(_CITATION if is_fer2013 else "")
         + (_FERPLUS_CITATION if schema.has_votes else ""),
         check_data=False,
     )
+
+
+def _is_fer2013(manifest: Mapping[str, Any]) -> bool:
+    return "directory" not in manifest["source"]  # a folder may hold any corpus
+
+
+def _describe(schema: Schema, manifest: Mapping[str, Any]) -> str:
+    height, width, channels = schema.image_shape
+    description = _DESCRIPTION.format(
+        height=height,
+        width=width,
+        channels="gray" if channels == 1 else "in colour",
+        count=len(schema.expressions),
+        source=_source_name(manifest["source"]),
+    )
+    if _is_fer2013(manifest):
+        description += _FER2013_DESCRIPTION
+    if manifest["validation_fraction"]:
+        description += _FRACTION_DESCRIPTION.format(fraction=manifest["validation_fraction"])
+    elif _is_fer2013(manifest):
+        description += _USAGE_DESCRIPTION
+    return description
 
 
 def _source_name(description: Mapping[str, Any]) -> str:

@@ -297,8 +297,27 @@ def test_a_folder_is_not_called_fer2013(image_dir: Path, tmp_path: Path):
     assert f"converted from the image folder {image_dir.name}" in info.description
     assert "label -1" in info.description
     assert "FER2013" not in info.description
-    assert "goodfellow" not in info.citation
-    assert "kaggle" not in (info.homepage or "").lower()
+    assert "PublicTest" not in info.description
+    assert info.citation == ""
+    # Of data without a homepage TFDS names a page of its own catalogue, which is not written.
+    assert info.homepage == "https://www.tensorflow.org/datasets/catalog/fer2013"
+    written = (dataset_directory(tmp_path) / "dataset_info.json").read_text()
+    assert "http" not in written
+    assert "location" not in json.loads(written)
+
+
+def test_tfds_says_where_the_validation_images_are_from(tmp_path: Path):
+    source = BatchSource([random_batch(["train"] * 30)])
+    conversion.convert(source, tmp_path / "taken", validation_fraction=0.3)
+    conversion.convert(source, tmp_path / "none")
+    taken, none = (
+        tfds.builder("fer2013", data_dir=tmp_path / name).info.description
+        for name in ("taken", "none")
+    )
+    assert "a share of 0.3 of its training images" in taken
+    assert "PublicTest" not in taken
+    assert "a share of" not in none
+    assert "PublicTest `validation`" in none
 
 
 def test_tfds_reads_several_shards(tmp_path: Path):
