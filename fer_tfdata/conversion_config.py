@@ -1,6 +1,7 @@
 """What a conversion is a function of."""
 
 import dataclasses
+from pathlib import Path
 from typing import Final, Literal, get_args
 
 from fer_tfdata.audit import DropReason
@@ -72,6 +73,13 @@ class ConversionConfig:
         if self.csv and self.expression_names:
             raise InputError("expression_names: expected with --image_dir only")
         parse_expression_names(self.expression_names)
+        if self.image_dir and Path(self.output_dir).resolve().is_relative_to(
+            Path(self.image_dir).resolve()
+        ):
+            raise InputError(
+                "output_dir: expected a folder outside of image_dir, whose folders are all read, "
+                f"received {self.output_dir} within {self.image_dir}"
+            )
         if self.image_dir and self.ferplus_csv:
             raise InputError(
                 "ferplus_csv: expected with --csv only: the votes belong to the rows of FER2013's "

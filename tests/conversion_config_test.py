@@ -18,6 +18,9 @@ def config(**values: object) -> ConversionConfig:
         ({"csv": (), "image_dir": "f", "channels": 2}, "channels: expected 1 or 3, received 2"),
         ({"csv": (), "image_dir": "f", "image_size": 7}, "image_size: expected 8 to 1024"),
         ({"csv": (), "image_dir": "f", "ferplus_csv": "v"}, "ferplus_csv: expected with --csv"),
+        ({"csv": (), "image_dir": "data"}, "output_dir: .* received data within data"),
+        ({"csv": (), "image_dir": "."}, r"output_dir: .* received data within \."),
+        ({"csv": (), "image_dir": "f", "output_dir": "g/../f/d"}, "output_dir: .* within f"),
         ({"expression_names": ("1=sad",)}, "expression_names: expected with --image_dir only"),
         ({"csv": (), "image_dir": "f", "expression_names": ("1",)}, "expression_names: .* '1'"),
         ({"num_shards": -1}, "num_shards: expected 0 to 99999, received -1"),
@@ -40,4 +43,5 @@ def test_what_does_not_go_together_is_refused_by_name(values: dict, message: str
 def test_what_goes_together_is_taken():
     config(ferplus_csv="v.csv", drop=DROP_REASONS, num_shards=99_999, validation_fraction=0.5)
     config(csv=(), image_dir="faces", image_size=96, channels=3)
+    config(csv=(), image_dir="data/../faces", output_dir="faces_as_records")
     config(engine="beam", beam_args="--runner=DirectRunner")
