@@ -383,6 +383,8 @@ def test_what_is_no_regular_file_does_not_count(tmp_path: Path, kind: bytes):
     )
     assert find_csv(path).member == "b.csv"
     assert "expected a member that is a regular file" in refusal(path / "fer2013.csv")
+    path = written(tmp_path / "odd.tar", tar_of_members([(odd, b"")]))
+    assert "received fer2013.csv, which is a link or another thing" in refusal(path)
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFDIR])

@@ -256,8 +256,12 @@ class _Member:
     problem: str = ""  # why it cannot be read
 
     @property
+    def is_named_csv(self) -> bool:
+        return self.name.lower().endswith(".csv")
+
+    @property
     def is_csv(self) -> bool:
-        return self.is_regular and self.name.lower().endswith(".csv")
+        return self.is_regular and self.is_named_csv
 
     @property
     def is_archive(self) -> bool:
@@ -338,6 +342,11 @@ def _likeliest(visible: Sequence[_Member], file: Path) -> _Member:
     for member in visible:
         if member.is_archive:
             raise _nested(member, file)
+        if member.is_named_csv:
+            raise InputError(
+                f"{file}: expected a .csv in the archive, received {_shown(member.name)}, which is"
+                " a link or another thing that is no regular file; pack the file itself"
+            )
     raise InputError(
         f"{file}: expected a .csv in the archive, received an archive of {_listing(visible)}"
     )
