@@ -173,9 +173,11 @@ def _check_splits(
             f"faults {', '.join(drop)}"
         )
     if validation_fraction and not {"train", "validation"} <= set(splits):
+        dropped = f", with drop={','.join(drop)}" if drop else ""
         raise InputError(
-            f"validation_fraction: expected a share that leaves images on both sides, received "
-            f"{validation_fraction}, which leaves them in {', '.join(splits)} alone"
+            f"validation_fraction{', drop' if drop else ''}: expected what leaves images on both "
+            f"sides, received a share of {validation_fraction}{dropped}, which leaves them in "
+            f"{', '.join(splits)} alone"
         )
 
 

@@ -511,9 +511,19 @@ def test_data_of_which_all_is_dropped_leave_nothing_behind(tmp_path: Path):
 @pytest.mark.parametrize("fraction", [1e-6, 0.999999])
 def test_a_fraction_that_leaves_one_side_empty_is_refused(tmp_path: Path, fraction: float):
     source = BatchSource([random_batch(["train"] * 30)])
-    with pytest.raises(InputError, match="validation_fraction: expected a share that leaves"):
+    with pytest.raises(InputError, match="validation_fraction: expected what leaves images on bo"):
         conversion.convert(source, tmp_path / "data", validation_fraction=fraction)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_side_that_dropping_leaves_empty_is_blamed_on_both(tmp_path: Path):
+    batch = random_batch(["train"] * 30)
+    batch.images[:] = np.arange(30)[:, np.newaxis, np.newaxis, np.newaxis]
+    message = r"validation_fraction, drop: .* a share of 0\.5, with drop=flat, which .* validation"
+    with pytest.raises(InputError, match=message):
+        conversion.convert(
+            BatchSource([batch]), tmp_path / "data", validation_fraction=0.5, drop=["flat"]
+        )
 
 
 def test_votes_on_other_images_drop_none(tmp_path: Path, demo_csv: Path):
