@@ -355,7 +355,10 @@ def _unknown_name(root: Path, folder: str, expected: str) -> InputError:
     name = _name(folder)
     remedy = "rename it, or give the folder in which the expressions' stand"
     if name.isdecimal():
-        remedy = f"say what each number means in this corpus, as in --expression_names={name}=happy"
+        remedy = (
+            f"say what each number means in this corpus, as in --expression_names={name}=happy, or"
+            " move away a folder that means no expression"
+        )
     return InputError(
         f"{root / folder}: expected a folder named after {expected}, received {name!r}; {remedy}"
     )
