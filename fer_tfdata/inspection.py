@@ -448,7 +448,10 @@ def _read_batches(split: Split) -> Iterator[_Batch]:
                 f"{path}: the shard is damaged; convert the source again with --overwrite"
             ) from error
         if count != shard.records:
-            raise InputError(f"{path}: expected {shard.records} records, received {count}")
+            raise InputError(
+                f"{path}: expected {shard.records} records, received {count}; convert the source "
+                "again with --overwrite"
+            )
 
 
 class _Sample:

@@ -293,6 +293,20 @@ def test_a_damaged_shard_is_named(demo_data_dir: Path, tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"{path}: ")
 
 
+def test_a_count_that_the_shard_does_not_hold_has_a_remedy(
+    voted_data_dir: Path, tmp_path: Path
+) -> None:
+    data_dir = shutil.copytree(voted_data_dir, tmp_path / "data")
+    path = data_dir / "fer2013" / "1.0.0" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    split = manifest["splits"]["train"]
+    split["examples"] = split["shards"][0]["records"] = 139  # which could take as many bytes
+    split["per_expression"]["happy"] -= 1
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"expected 139 records, received 140; .* --overwrite"):
+        inspection.inspect(data_dir)
+
+
 @pytest.mark.parametrize(
     "keys",
     [
