@@ -85,6 +85,8 @@ class ConversionConfig:
                 "ferplus_csv: expected with --csv only: the votes belong to the rows of FER2013's "
                 "CSV"
             )
+        if self.ferplus_join != "row" and not self.ferplus_csv:
+            raise InputError("ferplus_join: expected with --ferplus_csv only, whose votes it joins")
         for name, known in (
             ("engine", ENGINES),
             ("on_bad_row", ON_BAD_ROW),

@@ -30,6 +30,8 @@ def config(**values: object) -> ConversionConfig:
         ({"validation_fraction": float("nan")}, "validation_fraction: expected at least 0"),
         ({"drop": ("leaks", "ugly")}, "drop: expected some of leaks, .*, received 'ugly'"),
         ({"drop": ("not_a_face",)}, "drop: not_a_face .* needs --ferplus_csv"),
+        ({"ferplus_join": "name"}, "ferplus_join: expected with --ferplus_csv only"),
+        ({"ferplus_csv": "v", "ferplus_join": "x"}, "ferplus_join: expected one of row, name"),
         ({"on_bad_row": "mend"}, "on_bad_row: expected one of error, skip, received 'mend'"),
         ({"engine": "spark"}, "engine: expected one of local, beam, received 'spark'"),
         ({"beam_args": "--runner=DirectRunner"}, "beam_args: expected with --engine=beam only"),
@@ -41,7 +43,13 @@ def test_what_does_not_go_together_is_refused_by_name(values: dict, message: str
 
 
 def test_what_goes_together_is_taken():
-    config(ferplus_csv="v.csv", drop=DROP_REASONS, num_shards=99_999, validation_fraction=0.5)
+    config(
+        ferplus_csv="v.csv",
+        ferplus_join="name",
+        drop=DROP_REASONS,
+        num_shards=99_999,
+        validation_fraction=0.5,
+    )
     config(csv=(), image_dir="faces", image_size=96, channels=3)
     config(csv=(), image_dir="data/../faces", output_dir="faces_as_records")
     config(engine="beam", beam_args="--runner=DirectRunner")
