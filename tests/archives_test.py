@@ -208,10 +208,22 @@ def test_what_a_source_says_of_an_archive(tmp_path: Path):
     size = path.stat().st_size
     assert KaggleCsv((path, path / "in" / "x.csv")).describe() == {
         "files": [
-            {"file": "a.zip", "bytes": size, "sha256": digest},
-            {"file": "a.zip/in/x.csv", "bytes": size, "sha256": digest},
+            {"file": "a.zip", "bytes": size, "sha256": digest, "member": "in/x.csv"},
+            {"file": "a.zip/in/x.csv", "bytes": size, "sha256": digest, "member": "in/x.csv"},
         ]
     }
+
+
+@pytest.mark.parametrize("form", WITH_MEMBERS.values(), ids=WITH_MEMBERS)
+def test_which_of_several_members_was_read_is_said(tmp_path: Path, form):
+    names = ["in/train.csv", "in/icml_face_data.csv", "in/test.csv"]
+    path = written(tmp_path / "archive", form(dict.fromkeys(names, CSV)))
+    assert KaggleCsv((path,)).describe()["member"] == "in/icml_face_data.csv"
+
+
+def test_a_packed_csv_has_no_member(tmp_path: Path):
+    path = written(tmp_path / "a.csv.gz", gzip.compress(CSV))
+    assert KaggleCsv((path,)).describe().keys() == {"file", "bytes", "sha256"}
 
 
 # Which member.

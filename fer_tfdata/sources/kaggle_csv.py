@@ -76,10 +76,16 @@ class KaggleCsv:
     def describe(self) -> Mapping[str, Any]:
         """Returns name, bytes and SHA-256 of the file as it stands on disk; of several, a list.
 
+        Of a zip or tar also which `member` is read.
+
         Raises:
-          InputError: a file cannot be read.
+          InputError: a file cannot be read, or there is no such member.
         """
+        # Checksums first: meanwhile `parts`, in another thread, finds the members.
         files = [describe_file(path) for path in self.paths]
+        for file, csv_file in zip(files, self._csv_files, strict=True):
+            if csv_file.member:
+                file["member"] = csv_file.member
         return files[0] if len(files) == 1 else {"files": files}
 
     def parts(self, count: int) -> Sequence["KaggleCsvPart"]:
@@ -91,13 +97,17 @@ class KaggleCsv:
         Raises:
           InputError: a file cannot be read, is no CSV, has not the columns, or has no rows.
         """
-        tables = [_open_table(find_csv(path)) for path in self.paths]
+        tables = [_open_table(csv_file) for csv_file in self._csv_files]
         sizes = [table.csv.packed_bytes for table in tables]
         return [
             KaggleCsvPart(table, start, end)
             for table, size in zip(tables, sizes, strict=True)
             for start, end in _ranges(table, size, round(count * size / sum(sizes)))
         ]
+
+    @functools.cached_property
+    def _csv_files(self) -> list[CsvFile]:
+        return [find_csv(path) for path in self.paths]
 
 
 @dataclasses.dataclass(frozen=True)
