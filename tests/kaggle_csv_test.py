@@ -596,6 +596,7 @@ def test_columns_that_are_missing_or_there_twice(tmp_path: Path, header: str):
         (b"", "expected a CSV with the columns emotion, pixels, Usage; it is empty"),
         (HEADER.encode(), "expected rows below the header, received none"),
         (HEADER.encode() + b"\r\n\r\n \n", "expected rows below the header, received none"),
+        (HEADER.encode() + b"\n" * 3_000_000, "expected rows below the header, received none"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "expected the columns"),
         (f"\ufeff{HEADER}\n".encode("utf-16-le"), "received one in UTF-16; save it as UTF-8"),
         (f"\ufeff{HEADER}\n".encode("utf-16-be"), "received one in UTF-16; save it as UTF-8"),
@@ -610,6 +611,7 @@ def test_columns_that_are_missing_or_there_twice(tmp_path: Path, header: str):
         "empty",
         "header",
         "header and blanks",
+        "header and many blanks",
         "PNG",
         "UTF-16-LE with BOM",
         "UTF-16-BE with BOM",
@@ -631,6 +633,13 @@ def test_another_kind_of_file(tmp_path: Path, content: bytes, message: str):
     assert message in text
     assert len(text) < 500 + len(str(path))
     assert len(text.splitlines()) == 1
+
+
+def test_a_row_behind_a_block_of_blank_lines_is_read(tmp_path: Path):
+    path = tmp_path / "fer2013.csv"
+    path.write_bytes(HEADER.encode() + b"\n" * (1 << 21) + good_line(3).encode())
+    batch = read(path)
+    assert batch.rows.tolist() == [0]
 
 
 def test_random_bytes_are_never_anything_but_an_input_error(tmp_path: Path):

@@ -209,8 +209,8 @@ def _whole_lines(blocks: Iterable[bytes], csv_file: CsvFile) -> Iterator[list[by
         yield [rest]
 
 
-def _is_blank(line: bytes) -> bool:
-    return not line or line.isspace()
+def _is_blank(text: bytes) -> bool:
+    return not text or text.isspace()
 
 
 def _ranges(table: "_Table", size: int, count: int) -> Iterator[tuple[int, int | None]]:
@@ -280,16 +280,16 @@ class _Table:
 
 
 def _open_table(csv_file: CsvFile) -> _Table:
-    lines = itertools.chain.from_iterable(_whole_lines(csv_file.blocks(), csv_file))
-    header = next(lines, None)
+    header = next(itertools.chain.from_iterable(_whole_lines(csv_file.blocks(), csv_file)), None)
     if header is None:
         raise InputError(
             f"{csv_file.place}: expected a CSV with the columns {', '.join(COLUMNS)}; it is empty"
         )
-    columns = _find_columns(header, csv_file.place)
-    if all(map(_is_blank, lines)):
+    table = _Table(csv_file, _find_columns(header, csv_file.place), len(header) + 1)
+    # Not line by line: a small archive may unpack to very many that are blank.
+    if all(map(_is_blank, csv_file.blocks(table.start))):
         raise InputError(f"{csv_file.place}: expected rows below the header, received none")
-    return _Table(csv_file, columns, len(header) + 1)
+    return table
 
 
 def _find_columns(header: bytes, place: str) -> _Columns:
