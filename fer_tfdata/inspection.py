@@ -207,6 +207,11 @@ class Agreement:
         """The share of them that have the same."""
         return self.agreeing / self.total
 
+    @property
+    def is_by_chance(self) -> bool:
+        """Whether so few have the same that the votes must be on other images."""
+        return ferplus.agree_by_chance(self.agreeing, self.total)
+
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
@@ -443,7 +448,7 @@ def _read_batches(split: Split) -> Iterator[_Batch]:
             for batch in parsed.prefetch(2).as_numpy_iterator():
                 count += len(batch["row"])
                 yield batch
-        except (*READ_ERRORS, tf.errors.InvalidArgumentError) as error:
+        except READ_ERRORS as error:
             raise InputError(
                 f"{path}: the shard is damaged; convert the source again with --overwrite"
             ) from error

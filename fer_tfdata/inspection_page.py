@@ -24,9 +24,6 @@ from fer_tfdata.page import Section, counted, face, faces, legend, shaded_cell
 from fer_tfdata.records import Split
 from fer_tfdata.sources import BadRow
 
-# FER2013's labels are FER+'s majorities on two images of three; by chance, on one of five.
-_DOUBTFUL_AGREEMENT: Final = 0.4
-
 _HISTOGRAM_BINS: Final = 64
 
 _STYLE: Final = """
@@ -85,7 +82,7 @@ def headlines(inspection: Inspection) -> list[Headline]:
 
 
 def _headlines_of_votes(agreement: Agreement | None) -> Iterator[Headline]:
-    if agreement is not None and agreement.total and agreement.share < _DOUBTFUL_AGREEMENT:
+    if agreement is not None and agreement.is_by_chance:
         yield Headline(
             f"FER+'s votes agree with {agreement.share:.1%} of the labels: they may belong to "
             "other rows",
@@ -303,7 +300,7 @@ def _agreement(inspection: Inspection, agreement: Agreement) -> Iterator[Markup]
 
 
 def _doubt(agreement: Agreement) -> str:
-    if agreement.share >= _DOUBTFUL_AGREEMENT:
+    if not agreement.is_by_chance:
         return ""
     return " That is so little that the votes may belong to other rows."
 
