@@ -233,7 +233,7 @@ def _read_rows(reader: Any, path: Path, join: Join) -> Iterator[_Row]:
         if split is None:
             raise InputError(
                 f"{path}, line {reader.line_num}: expected a Usage of "
-                f"{', '.join(SPLIT_OF_USAGE)}, received {fields[usage]!r}"
+                f"{', '.join(SPLIT_OF_USAGE)}, received {fields[usage][:40]!r}"
             )
         counts = [_parse_count(fields[column], path, reader.line_num) for column in columns]
         yield _Row(split, fields[name].strip(), counts)
@@ -243,9 +243,10 @@ def _find_columns(header: Sequence[str], path: Path, wanted: Sequence[str]) -> l
     """Returns where each of the columns stands."""
     names = [name.strip().lower() for name in header]
     if any(names.count(name.lower()) != 1 for name in wanted):
+        shown = ", ".join(header)[:200]
         raise InputError(
             f"{path}, line 1: expected the columns {', '.join(wanted)}, each once, in any order; "
-            f"received: {', '.join(header)[:200]}"
+            f"received: {shown if shown.isprintable() else ascii(shown)[:200]}"
         )
     return [names.index(name.lower()) for name in wanted]
 
@@ -254,7 +255,8 @@ def _parse_count(text: str, path: Path, line: int) -> int:
     count = _COUNT_OF_TEXT.get(text.strip())
     if count is None:
         raise InputError(
-            f"{path}, line {line}: expected votes as whole numbers from 0 to 255, received {text!r}"
+            f"{path}, line {line}: expected votes as whole numbers from 0 to 255, received "
+            f"{text[:40]!r}"
         )
     return count
 

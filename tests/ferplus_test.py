@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fer_tfdata import ferplus
 from fer_tfdata.errors import InputError
-from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL, expression_of
+from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL, SPLITS, expression_of
 
 HEADER = ("Usage", "Image name", *ferplus.COLUMNS)
 
@@ -100,6 +100,47 @@ def test_what_is_no_file_of_votes_is_said_with_its_line(tmp_path, text, message)
         ferplus.read_votes(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+CELLS = st.sampled_from(
+    [
+        *("Training", "PublicTest", "privatetest ", "fer0000003.png", "fer0000004.png", "fer.png"),
+        *("0", "10", " 7", "256", "-1", "1e1", "", '"', '"2"', "\0", "\ufeff", "\u0663", "NF"),
+        *("a\nb", "\x1b", "x" * 500),
+    ]
+)
+CHANGES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12), CELLS), max_size=3)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=CHANGES,
+    cut=st.none() | st.integers(1, 400),
+    join=st.sampled_from(["row", "name"]),
+)
+def test_whatever_a_file_of_votes_holds_is_read_right_or_an_error_of_one_line(
+    tmp_path, changes, cut, join
+) -> None:
+    path = tmp_path / "votes.csv"
+    votes = made_up_votes(5)
+    rows = [["Training", f"fer{number:07d}.png", *map(str, votes[number])] for number in range(5)]
+    table = [list(HEADER), *rows]
+    for row, column, cell in changes:
+        table[row][column : column + 1] = [cell]
+    path.write_bytes("\n".join(",".join(row) for row in table).encode()[: cut and -cut])
+    try:
+        received = ferplus.read_votes(path, join=join)
+    except InputError as error:
+        (line,) = str(error).splitlines()
+        assert line.startswith(str(path))
+        assert len(line) < 500 + len(str(path))
+        assert line.isprintable()
+    else:
+        assert received.counts.shape == (len(received.splits), len(ferplus.COLUMNS))
+        assert received.counts.dtype == np.uint8
+        assert set(received.splits) <= {*SPLITS, ""}
+        if not changes and not cut:
+            np.testing.assert_array_equal(received.counts, votes)
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path) -> None:
