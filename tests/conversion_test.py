@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import gzip
+import io
 import json
 import os
 import pickle
@@ -17,6 +18,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from fer_tfdata import atomic, audit, conversion, demo_faces, ferplus, records, shards, spools
 from fer_tfdata.engines import LOCAL
@@ -188,6 +193,102 @@ def test_what_is_written_is_read_byte_for_byte_from_every_source(
         num_rows = sum(len(batch.rows) for batch in batches)
         written = manifest_of(data_dir)["splits"].values()
         assert num_rows == sum(split["examples"] for split in written)
+
+
+USAGES = {"train": "Training", "validation": "PublicTest", "test": "PrivateTest"}
+
+
+def csv_of(images: np.ndarray, labels: Sequence[int], splits: Sequence[str]) -> bytes:
+    rows = zip(images, labels, splits, strict=True)
+    lines = [
+        f"{label},{' '.join(map(str, image.ravel()))},{USAGES[split]}"
+        for image, label, split in rows
+    ]
+    return "\n".join(["emotion,pixels,Usage", *lines, ""]).encode()
+
+
+def write_plain(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def write_gzip(path: Path, content: bytes) -> None:
+    path.write_bytes(gzip.compress(content, 1))
+
+
+def write_zip(path: Path, content: bytes) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("in/fer2013.csv", content)
+
+
+def write_tar(path: Path, content: bytes) -> None:
+    member = tarfile.TarInfo("fer2013.csv")
+    member.size = len(content)
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(member, io.BytesIO(content))
+
+
+def examples_of(image_shape: tuple[int, int, int]) -> st.SearchStrategy:
+    """Up to five images with their labels and splits."""
+    return st.integers(1, 5).flatmap(
+        lambda count: st.tuples(
+            hnp.arrays(np.uint8, (count, *image_shape)),
+            st.lists(st.integers(0, 6), min_size=count, max_size=count),
+            st.lists(st.sampled_from(SPLITS), min_size=count, max_size=count),
+        )
+    )
+
+
+def assert_holds_exactly(
+    data_dir: Path, images: np.ndarray, labels: Sequence[int], splits: Sequence[str]
+) -> None:
+    """The splits hold these rows and no others."""
+    assert set(manifest_of(data_dir)["splits"]) == set(splits)
+    for name in set(splits):
+        rows = np.flatnonzero(np.array(splits) == name)
+        arrays = load(data_dir, name)
+        order = np.argsort(arrays["row"])
+        np.testing.assert_array_equal(arrays["row"][order], rows)
+        np.testing.assert_array_equal(arrays["label"][order], np.array(labels)[rows])
+        np.testing.assert_array_equal(arrays["image"][order], images[rows])
+
+
+@pytest.mark.parametrize("write", [write_plain, write_gzip, write_zip, write_tar])
+@settings(max_examples=3, deadline=None)
+@given(examples=examples_of((48, 48, 1)))
+def test_any_images_of_a_csv_are_read_byte_for_byte(
+    write: Callable[[Path, bytes], None],
+    examples: tuple[np.ndarray, list[int], list[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+):
+    directory = tmp_path_factory.mktemp("any")
+    write(directory / "source", csv_of(*examples))
+    conversion.convert(KaggleCsv((directory / "source",)), directory / "data")
+    assert_holds_exactly(directory / "data", *examples)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@settings(max_examples=3, deadline=None)
+@given(data=st.data())
+def test_any_images_of_a_folder_are_read_byte_for_byte(
+    channels: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+):
+    size = data.draw(st.integers(8, 20))
+    images, labels, splits = data.draw(examples_of((size, size, channels)))
+    directory = tmp_path_factory.mktemp("any")
+    paths = []
+    for number, (image, label, split) in enumerate(zip(images, labels, splits, strict=True)):
+        path = directory / "faces" / split / EXPRESSIONS[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.squeeze(-1) if channels == 1 else image).save(path)
+        paths.append(str(path))
+    conversion.convert(ImageFolder(directory / "faces", size, channels), directory / "data")
+    order = np.argsort(paths)
+    assert_holds_exactly(
+        directory / "data",
+        images[order],
+        [labels[number] for number in order],
+        [splits[number] for number in order],
+    )
 
 
 def test_a_split_without_labels_is_written_without(demo_csv: Path, image_dir: Path, tmp_path: Path):
