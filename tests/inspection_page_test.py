@@ -1,5 +1,6 @@
 import dataclasses
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from fer_tfdata import conversion, inspection, inspection_page, markup
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
@@ -286,3 +288,44 @@ def test_every_text_and_attribute_survives_its_escaping(content: str, value: str
 def test_a_name_that_is_no_utf_8_is_shown_as_far_as_it_is() -> None:
     page = markup.element("p", "b\udcffd.png")
     assert page.encode() == b"<p>b?d.png</p>"
+
+
+# In a browser.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_window_without_a_network_shows_all_of_it(tmp_path: Path, scheme: str) -> None:
+    batch = faces_with_faults()
+    bad = BadRow(12, f"{'a_long_path/' * 20}0.png", "expected an image, received a text")
+    on_happiness, no_face = [0, 10] + [0] * 8, [0] * 9 + [10]
+    conversion.convert(
+        BatchSource([dataclasses.replace(batch, bad_rows=[bad])]),
+        tmp_path / "data",
+        votes=votes([on_happiness] * 11 + [no_face] + [[0] * 10], [*batch.splits, "train"]),
+        on_bad_row="skip",
+        drop=["flat", "leaks"],
+    )
+    (tmp_path / "index.html").write_text(
+        inspection_page.render(inspection.inspect(tmp_path / "data")), encoding="utf-8"
+    )
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = [path for name in names if (path := shutil.which(name))]
+    assert found, f"expected one of {', '.join(names)} on the PATH, found none; install Chromium"
+    requests: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
+        page = browser.new_context(
+            viewport={"width": 360, "height": 740}, color_scheme=scheme, offline=True
+        ).new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto((tmp_path / "index.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.locator("section").count() == len(SECTIONS)
+        undrawn = "[...document.images].filter(image => !image.naturalWidth).length"
+        assert page.evaluate("document.images.length") > 10
+        page.wait_for_function(f"{undrawn} == 0")
+        browser.close()
+    assert [url for url in requests if not url.startswith("data:")] == [
+        (tmp_path / "index.html").as_uri()
+    ]
