@@ -1,6 +1,7 @@
 """What images are labelled with: the data set's own labels, or one of the kinds FER+ gives."""
 
 import dataclasses
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import tensorflow as tf
 from fer_tfdata import ferplus, records
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, NO_LABEL
+
+_log = logging.getLogger(__name__)
 
 
 def class_names(schema: records.Schema, labels: str) -> tuple[str, ...]:
@@ -24,8 +27,7 @@ def usable_examples(split: records.Split, labels: str) -> int:
     its voters did not agree.
 
     Raises:
-      InputError: the labels are not there, or FER+'s agree with the own no more than by chance, so
-        that they must be on other images.
+      InputError: the labels are not there.
     """
     where = f"{split.directory}, split {split.name!r}"
     if labels == ferplus.OWN_LABELS:
@@ -40,19 +42,30 @@ def usable_examples(split: records.Split, labels: str) -> int:
             f"{where}: expected FER+ votes for labels={labels}, received records without votes; "
             "convert again with --ferplus_csv"
         )
-    if ferplus.agree_by_chance(split.ferplus_agreeing, split.ferplus_comparable):
-        raise InputError(
-            f"{where}: expected FER+ votes on these images for labels={labels}, received votes "
-            f"whose majority is the label on {split.ferplus_agreeing} of "
-            f"{split.ferplus_comparable} images of the data set, no more than chance; convert "
-            "again with the other --ferplus_join"
-        )
     if not split.ferplus_examples[labels]:
         raise InputError(
             f"{where}: expected images that FER+'s voters agree on for labels={labels}, received "
             f"none among {split.examples}; choose other labels"
         )
     return split.ferplus_examples[labels]
+
+
+def warn_of_votes_on_other_images(split: records.Split, labels: str) -> None:
+    """Logs a warning where labels of a kind are FER+'s and agree with the own only by chance.
+
+    No error: a file of votes in another order than the images is what many people hold.
+    """
+    if labels == ferplus.OWN_LABELS:
+        return
+    agreeing, comparable = split.ferplus_agreeing, split.ferplus_comparable
+    if ferplus.agree_by_chance(agreeing, comparable):
+        _log.warning(
+            "%s: FER+'s majority is the label on %d of %d images, no more than chance, so that the "
+            "votes must be on other images; convert again with the other --ferplus_join",
+            split.directory,
+            agreeing,
+            comparable,
+        )
 
 
 def targets(votes: Any, labels: str, xp: Any) -> tuple[Any, Any]:

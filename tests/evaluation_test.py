@@ -192,6 +192,15 @@ def test_a_model_of_eight_expressions_is_measured_against_ferplus(voted_split) -
     assert np.array(metrics["confusion_matrix"]).sum(axis=1).tolist() == support
 
 
+def test_votes_on_other_images_are_warned_of(voted_split, caplog) -> None:
+    split = dataclasses.replace(voted_split, ferplus_agreeing=3, ferplus_comparable=30)
+    evaluation.evaluate(KerasClassifier(asymmetric_model()), split, model_name="m")
+    assert not caplog.messages
+    evaluation.evaluate(KerasClassifier(asymmetric_model(8)), split, model_name="m")
+    (message,) = caplog.messages
+    assert "the label on 3 of 30 images, no more than chance" in message
+
+
 def test_a_model_of_seven_expressions_is_measured_against_the_own_labels(voted_split) -> None:
     metrics = evaluation.evaluate(KerasClassifier(asymmetric_model()), voted_split, model_name="m")
     assert (metrics["labels"], metrics["examples"]) == ("fer2013", 35)

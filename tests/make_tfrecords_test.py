@@ -155,7 +155,8 @@ def test_votes_that_are_lost_or_on_other_images_are_said(demo_csv: Path, tmp_pat
         "  That is no more than chance: these votes are on other"
     )
     assert output[position + 1].endswith("Try --ferplus_join=row.")
-    assert "usable with" not in process.stdout
+    usable = manifest["splits"]["train"]["ferplus_examples"]["ferplus_majority"]
+    assert f"    {usable} usable with --labels=ferplus_majority" in output
     count = len(manifest["audit"]["not_a_face_rows"])
     assert (
         f"  {count} images are no face to FER+'s voters, whose votes are on other images" in output

@@ -275,9 +275,8 @@ def _print_report(report: "WriteReport") -> None:
         print(f"  {name}: {split['examples']} images in {len(split['shards'])} shards ({counts})")
         if split["unlabelled"]:
             print(f"    {split['unlabelled']} without a label")
-        if not doubted:
-            for kind, count in split["ferplus_examples"].items():
-                print(f"    {count} usable with --labels={kind}")
+        for kind, count in split["ferplus_examples"].items():
+            print(f"    {count} usable with --labels={kind}")
     if ferplus:
         _print_losses(ferplus)
         _print_agreement(ferplus)
@@ -322,9 +321,8 @@ def _print_agreement(described: Mapping[str, Any]) -> None:
     if agree_by_chance(agreeing, images):
         other = "name" if described["join"] == "row" else "row"
         print(
-            "  That is no more than chance: these votes are on other images, and train refuses "
-            "them. People agree with FER2013's labels on about 65 %. Try "
-            f"--ferplus_join={other}."
+            "  That is no more than chance: these votes are on other images. People agree with "
+            f"FER2013's labels on about 65 %. Try --ferplus_join={other}."
         )
 
 
