@@ -185,14 +185,17 @@ def read_votes(path: Path, *, join: Join = "row") -> Votes:
         ) from error
     if not rows:
         raise InputError(f"{path}: expected rows below the header, received none")
+    places = list(range(len(rows)))
     if join == "name":
-        rows = _by_name(rows, path)
-    return Votes(
-        path=path,
-        counts=np.array([row.counts for row in rows], np.uint8),
-        splits=[row.split for row in rows],
-        join=join,
-    )
+        named = _by_name(rows, path)
+        places, rows = list(named), list(named.values())
+    # Zeros cost no time and no memory before they are written to, however great a number is.
+    counts = np.zeros((max(places) + 1, len(COLUMNS)), np.uint8)
+    counts[places] = [row.counts for row in rows]
+    splits = [_NO_SPLIT] * len(counts)
+    for place, row in zip(places, rows, strict=True):
+        splits[place] = row.split
+    return Votes(path=path, counts=counts, splits=splits, join=join)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,8 +205,8 @@ class _Row:
     counts: Sequence[int]
 
 
-def _by_name(rows: Sequence[_Row], path: Path) -> list[_Row]:
-    """Returns the rows at the places that their names give; of several of a name, the first."""
+def _by_name(rows: Sequence[_Row], path: Path) -> dict[int, _Row]:
+    """Returns the rows by the number in their name; of several of a name, the first."""
     numbered: dict[int, _Row] = {}
     for row in rows:
         if match := _NUMBER_IN_NAME.fullmatch(row.name):
@@ -213,8 +216,7 @@ def _by_name(rows: Sequence[_Row], path: Path) -> list[_Row]:
             f"{path}: expected names such as fer0000017.png in the column {_IMAGE_NAME}, received "
             "none"
         )
-    empty = _Row(_NO_SPLIT, "", [0] * len(COLUMNS))
-    return [numbered.get(number, empty) for number in range(max(numbered) + 1)]
+    return numbered
 
 
 def _read_rows(reader: Any, path: Path, join: Join) -> Iterator[_Row]:

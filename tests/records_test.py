@@ -219,6 +219,18 @@ def test_a_count_that_the_shard_does_not_hold_is_noticed(data_dir: Path, count: 
     assert str(caught.value).startswith(f"{shard_path(data_dir)}: ")
 
 
+@pytest.mark.parametrize("count", [34, 36])
+def test_the_records_of_a_shard_are_counted_while_they_are_read(data_dir: Path, count: int):
+    # Of a large shard, the size alone would not tell.
+    split = records.open_split(data_dir, "validation")
+    (shard,) = split.shards
+    wrong = dataclasses.replace(
+        split, examples=count, shards=[dataclasses.replace(shard, records=count)]
+    )
+    with pytest.raises(InputError, match=f"expected {count} records, received 35; convert"):
+        records.load_split(wrong)
+
+
 @pytest.mark.parametrize("where", ["examples", "per_expression", "records"])
 def test_counts_that_disagree_are_noticed(data_dir: Path, where: str):
     manifest = manifest_of(data_dir)
