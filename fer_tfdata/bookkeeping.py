@@ -120,16 +120,22 @@ def locked(run: RunDirectory) -> Iterator[None]:
 
 
 def note_environment(
-    run: RunDirectory, *, policy: str, manifest_sha256: str, teachers_sha256: Sequence[str]
+    run: RunDirectory,
+    *,
+    policy: str,
+    manifest_sha256: str,
+    start_sha256: str | None,
+    teachers_sha256: Sequence[str],
 ) -> None:
     """Writes what the run starts in, or checks that it goes on with what it started with.
 
     Raises:
-      InputError: the data, the teachers, the dtype policy, the backend or the number of processes
-        are others than those it started with.
+      InputError: the data, the weights at its start, the teachers, the dtype policy, the backend or
+        the number of processes are others than those it started with.
     """
     environment = _environment(policy) | {
         "manifest_sha256": manifest_sha256,
+        "start_sha256": start_sha256,
         "teachers_sha256": list(teachers_sha256),
     }
     if run.environment.is_file():
@@ -147,11 +153,15 @@ def note_environment(
                 f"{run.root}: the run was started on other data than those given now; choose "
                 "another --run_dir"
             )
-        if started.get("teachers_sha256", []) != environment["teachers_sha256"]:
-            raise InputError(
-                f"{run.root}: the run was started with other teachers than those that stand there "
-                "now; choose another --run_dir"
-            )
+        for name, none, what in (
+            ("start_sha256", None, "from other weights"),
+            ("teachers_sha256", [], "with other teachers"),
+        ):
+            if started.get(name, none) != environment[name]:
+                raise InputError(
+                    f"{run.root}: the run was started {what} than those that stand there now; "
+                    "choose another --run_dir"
+                )
         if started["dtype_policy"] != environment["dtype_policy"]:
             raise InputError(
                 f"{run.root}: the run was started in {started['dtype_policy']}, and --precision "

@@ -35,6 +35,7 @@ class NamedModel:
       sha256: the checksum of the file that its weights came from.
       manifest_sha256: that of the manifest of the data that it was trained on; None where nothing
         says it.
+      trained_on: the splits that it was trained on; None where nothing says it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class NamedModel:
     classifier: KerasClassifier
     sha256: str
     manifest_sha256: str | None
+    trained_on: list[str] | None
 
 
 def load(name: str) -> Classifier:
@@ -74,6 +76,7 @@ def load_keras(name: str) -> NamedModel:
         classifier=_classifier(name, model),
         sha256=sha256,
         manifest_sha256=manifest_sha256,
+        trained_on=trained_on(name),
     )
 
 

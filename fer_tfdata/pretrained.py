@@ -33,7 +33,7 @@ _DESCRIPTION: Final = "model.json"
 _LEAST_RANK_PACKED: Final = 2
 
 # Of a configuration, what means something on one machine only.
-_PLACES: Final = ("data_dir", "data_service", "teacher")
+_PLACES: Final = ("data_dir", "data_service", "start_from", "teacher")
 
 # TensorFlow and Keras are imported where they are used: importing this is part of `--help`.
 
@@ -58,6 +58,7 @@ def pack(run_dir: Path, directory: Path) -> dict[str, Any]:
     model = run_directory.load_model(run_dir)
     config = json.loads(run.config.read_text(encoding="utf-8"))
     metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
+    environment = json.loads(run.environment.read_text(encoding="utf-8"))
     form = run_directory.check_model(model)
     content = _packed(model.get_weights())
     if len(content) > MOST_BYTES:
@@ -73,6 +74,7 @@ def pack(run_dir: Path, directory: Path) -> dict[str, Any]:
         # A run of before there was a choice says nothing.
         "trained_on": metrics.get("trained_on", ["train"]),
         "sha256": hashlib.sha256(content).hexdigest(),
+        "start_sha256": environment.get("start_sha256"),
         "config": {name: value for name, value in config.items() if name not in _PLACES},
     }
     _check_answers(model, _built(description, content))

@@ -1,20 +1,19 @@
 """Trained models that another one learns from (Hinton et al. 2015, arXiv:1503.02531)."""
 
-import hashlib
+import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from fer_tfdata import labelling, records
+from fer_tfdata import labelling, named_models, records
 from fer_tfdata.errors import InputError
-from fer_tfdata.run_directory import check_model, find_model, load_model
+from fer_tfdata.named_models import NamedModel
 from fer_tfdata.tensorflow_step import Targets
 from fer_tfdata.train_config import TrainConfig
 
 
-def load_teachers(config: TrainConfig, schema: records.Schema) -> list[keras.Model]:
+def load_teachers(config: TrainConfig, schema: records.Schema) -> list[NamedModel]:
     """Returns the models that `config.teacher` names, of images of the sizes that training has.
 
     Raises:
@@ -22,24 +21,20 @@ def load_teachers(config: TrainConfig, schema: records.Schema) -> list[keras.Mod
     """
     wanted = (schema.image_shape, len(labelling.class_names(schema, config.labels)))
     teachers = []
-    for path in _paths(config):
-        teacher = load_model(path)
-        form = check_model(teacher)
-        if (form.image_shape, len(form.expressions)) != wanted:
+    for name in config.teacher.split(",") if config.teacher else ():
+        teacher = named_models.load_keras(name)
+        classifier = teacher.classifier
+        received = (classifier.image_shape, len(classifier.expressions))
+        if received != wanted:
             raise InputError(
-                f"{path}: expected a teacher of images {wanted[0]} and {wanted[1]} expressions, "
-                f"received one of {form.image_shape} and {len(form.expressions)}"
+                f"{name}: expected a teacher of images {wanted[0]} and {wanted[1]} expressions, "
+                f"received one of {received[0]} and {received[1]}"
             )
-        teachers.append(_of_any_size(teacher, path) if config.changes_size else teacher)
+        teachers.append(_of_any_size(teacher) if config.changes_size else teacher)
     return teachers
 
 
-def checksums(config: TrainConfig) -> list[str]:
-    """Returns the SHA-256 of each teacher's file."""
-    return [hashlib.sha256(find_model(path).read_bytes()).hexdigest() for path in _paths(config)]
-
-
-def targets(teachers: Sequence[keras.Model], weight: float) -> Targets | None:
+def targets(teachers: Sequence[NamedModel], weight: float) -> Targets | None:
     """Returns targets that are partly what the teachers say of the same changed images.
 
     Args:
@@ -53,24 +48,21 @@ def targets(teachers: Sequence[keras.Model], weight: float) -> Targets | None:
         return None
 
     def taught(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        said = [tf.nn.softmax(teacher(images, training=False)) for teacher in teachers]
+        said = [tf.nn.softmax(teacher.model(images, training=False)) for teacher in teachers]
         return (1 - weight) * labels + weight * tf.add_n(said) / len(said)
 
     return taught
 
 
-def _paths(config: TrainConfig) -> list[Path]:
-    return [Path(name) for name in config.teacher.split(",")] if config.teacher else []
-
-
-def _of_any_size(teacher: keras.Model, path: Path) -> keras.Model:
-    inputs = keras.Input((None, None, teacher.inputs[0].shape[-1]), dtype="uint8")
+def _of_any_size(teacher: NamedModel) -> NamedModel:
+    inputs = keras.Input((None, None, teacher.classifier.image_shape[-1]), dtype="uint8")
     try:
-        twin = keras.models.clone_model(teacher, input_tensors=inputs)
+        twin = keras.models.clone_model(teacher.model, input_tensors=inputs)
     except ValueError as error:
         raise InputError(
-            f"{path}: expected a teacher of images of any size, for crop or shrink, received one "
-            "that takes one size only; choose neither, or a network that ends with an average"
+            f"{teacher.name}: expected a teacher of images of any size, for crop or shrink, "
+            "received one that takes one size only; choose neither, or a network that ends with an "
+            "average"
         ) from error
-    twin.set_weights(teacher.get_weights())
-    return twin
+    twin.set_weights(teacher.model.get_weights())
+    return dataclasses.replace(teacher, model=twin)

@@ -51,8 +51,10 @@ class TrainConfig:
       logit_adjustment: by how many times the logarithm of the expressions' frequencies the logits
         are raised in the loss, so that rare ones are answered more often (Menon et al. 2021,
         arXiv:2007.07314); 1 aims at the mean of the expressions' recalls, 0 at the accuracy.
-      teacher: a run directory or a `.keras` file whose probabilities the model learns from too;
-        several, separated by commas, are averaged (Hinton et al. 2015, arXiv:1503.02531).
+      start_from: a model, as `named_models.load_keras` takes it, of the same network, with whose
+        weights training begins; None for random ones.
+      teacher: a model, as `named_models.load_keras` takes it, whose probabilities are learned from
+        too; several, separated by commas, are averaged (Hinton et al. 2015, arXiv:1503.02531).
       teacher_weight: their share of what is learned, the labels' is the rest.
       train_on_validation: trains on both splits; then nothing is selected.
       precision: one of `PRECISIONS`; what `auto` means is `precision.choose_policy`'s to say.
@@ -81,6 +83,7 @@ class TrainConfig:
     shrunk_epochs: int = 0
     clean_epochs: int = 0
     logit_adjustment: float = 0.0
+    start_from: str | None = None
     teacher: str | None = None
     teacher_weight: float = 0.5
     train_on_validation: bool = False

@@ -27,6 +27,7 @@ from fer_tfdata import (
     monitoring,
     pipeline,
     records,
+    starting_weights,
     teachers,
 )
 from fer_tfdata.callbacks import (
@@ -40,7 +41,9 @@ from fer_tfdata.callbacks import (
 from fer_tfdata.checkpoints import Checkpoints
 from fer_tfdata.classifier import KerasClassifier
 from fer_tfdata.errors import InputError
+from fer_tfdata.expressions import SPLITS
 from fer_tfdata.fast_layers import with_fast_layers
+from fer_tfdata.named_models import NamedModel
 from fer_tfdata.precision import choose_policy, policy_scope
 from fer_tfdata.run_directory import RunDirectory
 from fer_tfdata.train_config import TrainConfig
@@ -100,7 +103,7 @@ def train(
         train_split = records.open_split(data_dir, "train", verify=verify)
         validation_split = records.open_split(data_dir, "validation", verify=verify)
         _check_data(config, train_split, validation_split)  # before anything is made
-        taught_by = teachers.load_teachers(config, train_split.schema)
+        others = _load_others(config, train_split.schema)
     cluster.check_alike(bookkeeping.common_facts(config, policy, train_split.manifest_sha256))
     if config.train_on_validation:
         train_split = records.joined(train_split, validation_split)
@@ -114,13 +117,14 @@ def train(
                 run,
                 policy=policy,
                 manifest_sha256=train_split.manifest_sha256,
-                teachers_sha256=teachers.checksums(config),
+                start_sha256=None if others.start is None else others.start.sha256,
+                teachers_sha256=[teacher.sha256 for teacher in others.teachers],
             )
             return run.metrics.is_file()
 
         if cluster.from_first(enter):
             return cluster.from_first(lambda: _finished(run))
-        return _run(config, run, policy, train_split, validation_split, taught_by, profile_steps)
+        return _run(config, run, policy, train_split, validation_split, others, profile_steps)
 
 
 def _finished(run: RunDirectory) -> dict[str, Any]:
@@ -175,6 +179,26 @@ def _check_data(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class _OtherModels:
+    """The trained models that this training makes use of.
+
+    Attributes:
+      start: whose weights it begins with; None for random ones.
+      teachers: whose probabilities are learned from too.
+    """
+
+    start: NamedModel | None
+    teachers: Sequence[NamedModel]
+
+
+def _load_others(config: TrainConfig, schema: records.Schema) -> _OtherModels:
+    return _OtherModels(
+        start=starting_weights.load(config, schema),
+        teachers=teachers.load_teachers(config, schema),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Session:
     """What this process trains.
 
@@ -205,15 +229,15 @@ def _run(
     policy: str,
     train_split: records.Split,
     validation_split: records.Split,
-    taught_by: Sequence[keras.Model],
+    others: _OtherModels,
     profile_steps: tuple[int, int] | None,
 ) -> dict[str, Any]:
     with _errors_explained(run, train_split, validation_split):
         with distribution.data_parallel():
-            session = _begin(config, run, policy, train_split, taught_by)
+            session = _begin(config, run, policy, train_split, others)
             _fit(session, validation_split, profile_steps)
         metrics = cluster.from_first(
-            lambda: _finish(config, run, train_split.schema, validation_split)
+            lambda: _finish(config, run, train_split.schema, validation_split, others)
         )
     if cluster.is_first():
         session.checkpoints.delete()
@@ -243,14 +267,16 @@ def _begin(
     run: RunDirectory,
     policy: str,
     split: records.Split,
-    taught_by: Sequence[keras.Model],
+    others: _OtherModels,
 ) -> _Session:
     """Builds what is trained, and brings it to where the run was interrupted."""
     steps = pipeline.steps_per_epoch(split, config.batch_size, config.labels)
     keras.utils.set_random_seed(config.seed)
     with distribution.choose_strategy().scope():
         model = build_training_model(config, policy, split.schema, steps_per_epoch=steps)
-    model.targets = teachers.targets(taught_by, config.teacher_weight)
+    if others.start is not None:
+        model.set_weights(others.start.model.get_weights())
+    model.targets = teachers.targets(others.teachers, config.teacher_weight)
     if config.logit_adjustment:
         model.added_logits = frequency_logits(split, config.logit_adjustment)
     checkpoints = Checkpoints(run.checkpoints, model)
@@ -415,6 +441,7 @@ def _finish(
     run: RunDirectory,
     schema: records.Schema,
     validation_split: records.Split,
+    others: _OtherModels,
 ) -> dict[str, Any]:
     """Writes the model and what there is to say of it; returns its figures."""
     chosen = _export(config, schema, run)
@@ -422,10 +449,18 @@ def _finish(
         KerasClassifier(chosen), validation_split, model_name=str(run.model)
     )
     metrics = evaluation.metrics_of(answers, validation_split, model_name=str(run.model))
-    metrics["trained_on"] = ["train", *(["validation"] * config.train_on_validation)]
+    metrics["trained_on"] = _learned_from(config, others)
     _draw(run, chosen, metrics, answers, validation_split)
     bookkeeping.write_json(run.metrics, metrics)
     return metrics
+
+
+def _learned_from(config: TrainConfig, others: _OtherModels) -> list[str]:
+    """Returns the splits that the weights come from, also by way of other models."""
+    models = [*([others.start] if others.start else []), *others.teachers]
+    by_way = {split for model in models for split in model.trained_on or ()}
+    own = {"train", *(["validation"] if config.train_on_validation else [])}
+    return [split for split in SPLITS if split in own | by_way]
 
 
 def _export(config: TrainConfig, schema: records.Schema, run: RunDirectory) -> keras.Model:

@@ -76,6 +76,7 @@ def test_every_field_of_the_training_is_set_by_its_flag(smaller, crop) -> None:
         label_smoothing=0.1,
         ema=0.99,
         clean_epochs=1,
+        start_from="runs/start",
         teacher="runs/teacher",
         teacher_weight=0.25,
         checkpoint_every=50,

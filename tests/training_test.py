@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import hashlib
 import json
 import shutil
 import socket
@@ -688,6 +689,56 @@ def test_a_run_is_not_continued_with_another_teacher(
     load_model(teacher).save(teacher)  # whose bytes name the time
     teacher.write_bytes(teacher.read_bytes() + b" ")
     with pytest.raises(InputError, match="was started with other teachers"):
+        training.train(config, tmp_path / "run", resume=True)
+
+
+def test_training_begins_with_given_weights(trained_run, config, tmp_path) -> None:
+    config = dataclasses.replace(
+        config, model="seed_cnn", epochs=1, start_from=str(trained_run), learning_rate=1e-12
+    )
+    training.train(config, tmp_path / "run")
+    given, trained = (
+        [weights.numpy() for weights in load_model(path).trainable_weights]
+        for path in (trained_run, tmp_path / "run")
+    )
+    for before, after in zip(given, trained, strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-6)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    content = (trained_run / "model.keras").read_bytes()
+    assert environment["start_sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_what_was_learned_from_validation_by_way_of_another_model_is_told(
+    trained_run, config, tmp_path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(trained_run, other)
+    metrics = json.loads((other / "metrics.json").read_text())
+    (other / "metrics.json").write_text(json.dumps(metrics | {"trained_on": ["validation"]}))
+    config = dataclasses.replace(config, epochs=1, teacher=str(other))
+    assert training.train(config, tmp_path / "run")["trained_on"] == ["train", "validation"]
+
+
+def test_weights_of_another_network_are_refused(config, tmp_path) -> None:
+    for name, message in (
+        ("pretrained", "expected weights of mini_xception .* received those of residual_medium"),
+        (str(tmp_path / "none"), "none: expected a run directory"),
+    ):
+        other = dataclasses.replace(config, start_from=name)
+        with pytest.raises(InputError, match=message):
+            training.train(other, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_continued_from_other_weights(
+    trained_run, config, tmp_path, monkeypatch
+) -> None:
+    start = tmp_path / "start.keras"
+    shutil.copyfile(trained_run / "model.keras", start)
+    config = dataclasses.replace(config, model="seed_cnn", start_from=str(start))
+    interrupted(config, tmp_path / "run", 1, monkeypatch)
+    start.write_bytes(start.read_bytes() + b" ")
+    with pytest.raises(InputError, match="was started from other weights"):
         training.train(config, tmp_path / "run", resume=True)
 
 

@@ -166,9 +166,16 @@ def _define_optimization_flags(flag_values: flags.FlagValues) -> None:
         flag_values=flag_values,
     )
     flags.DEFINE_string(
+        "start_from",
+        TrainConfig.start_from,
+        "A run directory, a .keras file, or pretrained: the model that ships with the package. "
+        "Training begins with its weights instead of random ones; --model must be its network.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
         "teacher",
         TrainConfig.teacher,
-        "A run directory or a .keras file; the model also learns from its probabilities. Several, "
+        "A model, as --start_from takes it; the model also learns from its probabilities. Several, "
         "separated by commas, are averaged.",
         flag_values=flag_values,
     )
