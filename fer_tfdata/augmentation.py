@@ -24,6 +24,7 @@ _STREAMS: Final = (
     "cutmix",
     "cutmix_position",
     "mixup_or_cutmix",
+    "rows",
 )
 
 # Of the rectangle that random erasing overwrites, as in the paper's experiments: its area as a
@@ -85,6 +86,20 @@ def augment(
     if config.mixes:
         images, labels = _random_mix(images, soft_labels(labels, num_classes), seed, config)
     return _to_uint8(images), labels
+
+
+def row_seeds(seed: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Returns a seed for each row of a batch, int64 [rows, 2], of which the first is the batch's.
+
+    They are drawn, since seeds of batches may be neighbours: what is counted up from one of them
+    would come upon the seeds of the batches that follow.
+
+    Args:
+      seed: int64 [2], the batch's.
+      rows: how many, int [], at least 1.
+    """
+    drawn = tf.random.stateless_uniform([rows, 2], _stream(seed, "rows"), None, None, tf.int64)
+    return tf.concat([seed[tf.newaxis], drawn[1:]], axis=0)
 
 
 def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

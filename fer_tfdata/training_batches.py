@@ -73,10 +73,8 @@ def _for_device(
 
     Each takes the first row of its part: another seed, and of the whole batch the pipeline's own.
     """
-    count = tf.shape(images)[0]
-    rows = tf.range(tf.cast(count, tf.int64))
-    seeds = seed + tf.stack([tf.zeros_like(rows), rows], axis=1)
-    return images, seeds, tf.fill([count], due)
+    rows = tf.shape(images)[0]
+    return images, augmentation.row_seeds(seed, rows), tf.fill([rows], due)
 
 
 def _smoothed(labels: tf.Tensor, smoothing: float) -> tf.Tensor:

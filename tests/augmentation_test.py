@@ -170,6 +170,7 @@ def streams(monkeypatch, config: AugmentationConfig) -> dict[str, tuple[int, ...
     with monkeypatch.context() as patch:
         patch.setattr(augmentation, "_stream", note)
         augmented(random_images(2, 8, 8, 1), np.zeros(2, np.int64), config=config)
+        augmentation.row_seeds(tf.constant(SEED), 2)
     return seeds
 
 
@@ -179,6 +180,12 @@ def test_each_change_has_a_stream_of_its_own_whatever_else_is_on(monkeypatch, na
     assert name in alone
     assert alone.items() <= all_on.items()
     assert len({*all_on.values(), tuple(SEED)}) == 1 + len(augmentation._STREAMS)
+
+
+def test_the_rows_of_neighbouring_batches_have_seeds_of_their_own() -> None:
+    batches = [augmentation.row_seeds(tf.constant(seed), 50) for seed in (SEED, OTHER_SEED)]
+    assert [tuple(seeds[0].numpy()) for seeds in batches] == [tuple(SEED), tuple(OTHER_SEED)]
+    assert len({tuple(seed) for seeds in batches for seed in seeds.numpy()}) == 100
 
 
 # The warp.

@@ -450,6 +450,14 @@ def test_augmenting_in_the_input_or_on_the_device_trains_the_same_weights(
     assert (plain.get_weights()[0] != models[0].get_weights()[0]).any()
 
 
+def test_no_two_rows_of_any_steps_have_the_same_seed_on_the_device(augmented_config) -> None:
+    config = dataclasses.replace(augmented_config, augment_on="device")
+    split = records.open_split(Path(config.data_dir), "train")
+    dataset = training_batches.train_batches(config, split, built(config), start_step=0)
+    seeds = [tuple(seed) for (_, rows, _), _ in dataset.take(40) for seed in rows.numpy()]
+    assert len(set(seeds)) == len(seeds) == 40 * config.batch_size
+
+
 def test_the_device_augments_also_where_xla_compiles_the_step(augmented_config) -> None:
     # As it does on a GPU without being asked.
     config = dataclasses.replace(augmented_config, augment_on="device")
