@@ -27,8 +27,12 @@ def usable_examples(split: records.Split, labels: str) -> int:
     its voters did not agree.
 
     Raises:
-      InputError: the labels are not there.
+      InputError: the labels are not there, or of no kind.
     """
+    if labels not in ferplus.LABELS:
+        raise InputError(
+            f"labels: expected one of {', '.join(ferplus.LABELS)}, received {labels!r}"
+        )
     where = f"{split.directory}, split {split.name!r}"
     if labels == ferplus.OWN_LABELS:
         if split.unlabelled:

@@ -18,7 +18,8 @@ import tensorflow as tf
 
 from fer_tfdata import data_service, ferplus, labelling, records, streaming
 from fer_tfdata.batching import gather_batches
-from fer_tfdata.schedule import Schedule, Windows
+from fer_tfdata.errors import InputError
+from fer_tfdata.schedule import Schedule, Windows, check_process
 from fer_tfdata.seeds import AUGMENTATION, ORDER, fold
 
 MEMORY_BUDGET_BYTES: Final = 2 << 30
@@ -26,6 +27,8 @@ MEMORY_BUDGET_BYTES: Final = 2 << 30
 _READ_BUFFER: Final = 8 << 20
 
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[Any, Any]]
+
+FIELDS: Final = ("image", "label", "row")
 
 _assert_cardinality: Final = tf.data.experimental.assert_cardinality
 
@@ -81,9 +84,17 @@ def train_dataset(
 
     Raises:
       InputError: the labels are not there, the split has too few examples for a step, there is no
-        such process, nothing listens at the address, or a shard is damaged (in memory: at once;
-        streaming: as one of `records.READ_ERRORS` while it is read).
+        such process or step, no change of images by step 0, nothing listens at the address, or a
+        shard is damaged (in memory: at once; streaming: as one of `records.READ_ERRORS` while it is
+        read).
     """
+    if start_step < 0:
+        raise InputError(f"start_step: expected 0 or more, received {start_step}")
+    if isinstance(augment, Mapping) and min(augment, default=None) != 0:
+        raise InputError(
+            f"augment: expected steps from 0 on, received {sorted(augment)}; give what changes the "
+            "images of the first steps by 0"
+        )
     schedule = Schedule(
         examples=labelling.usable_examples(split, labels),
         batch_size=batch_size,
@@ -130,7 +141,7 @@ def eval_dataset(
       split: as `records.open_split` returns it.
       labels: what the images are labelled with, one of `ferplus.LABELS`.
       batch_size: images a batch; the last batch may be smaller.
-      fields: what a batch is a tuple of: `image`, `label`, `row`.
+      fields: what a batch is a tuple of, some of `FIELDS`.
 
     Returns:
       Batches of the fields; iterating raises tf.errors.DataLossError at a damaged record and
@@ -138,8 +149,12 @@ def eval_dataset(
       manifest says.
 
     Raises:
-      InputError: the labels are not there.
+      InputError: the labels are not there, the batch size is none, or a field.
     """
+    if batch_size < 1:
+        raise InputError(f"batch_size: expected 1 or more, received {batch_size}")
+    if not fields or not set(fields) <= set(FIELDS):
+        raise InputError(f"fields: expected some of {', '.join(FIELDS)}, received {fields!r}")
     examples = labelling.usable_examples(split, labels)
     serialized = tf.data.TFRecordDataset(split.files, buffer_size=_READ_BUFFER).apply(
         _assert_cardinality(split.examples)
@@ -180,8 +195,15 @@ def padded_eval_dataset(
       divided by the weights, is the mean over the examples.
 
     Raises:
-      InputError: the labels are not there.
+      InputError: the labels are not there, there is no such process, or the processes cannot share
+        a batch evenly.
     """
+    check_process(process_index, process_count)
+    if batch_size < 1 or batch_size % process_count:
+        raise InputError(
+            f"batch_size: expected a multiple of process_count={process_count} above 0, received "
+            f"{batch_size}"
+        )
     examples = labelling.usable_examples(split, labels)
     weight = math.ceil(examples / batch_size) * batch_size / examples
     rows = batch_size // process_count
@@ -209,7 +231,7 @@ def steps_per_epoch(
     """Returns how many steps, a full batch in each process, the images that have a label make.
 
     Raises:
-      InputError: not one, or the labels are not there.
+      InputError: not one, the labels are not there, or there are no processes.
     """
     examples = labelling.usable_examples(split, labels)
     return Schedule(examples=examples, batch_size=batch_size, process_count=process_count).steps

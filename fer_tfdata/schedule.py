@@ -6,6 +6,20 @@ from typing import Any
 from fer_tfdata.errors import InputError
 
 
+def check_process(index: int, count: int) -> None:
+    """Checks that one of so many processes has this index.
+
+    Raises:
+      InputError: there is no such process.
+    """
+    if count < 1:
+        raise InputError(f"process_count: expected 1 or more, received {count}")
+    if not 0 <= index < count:
+        raise InputError(
+            f"process_index: expected 0 to {count - 1} (process_count is {count}), received {index}"
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How the examples of every epoch are cut into the batches of one process among several.
@@ -28,12 +42,13 @@ class Schedule:
         Raises:
           InputError: there is no such process, or the examples do not fill one step.
         """
-        if not 0 <= self.process_index < self.process_count:
-            raise InputError(
-                f"process_index: expected 0 to {self.process_count - 1} (process_count is "
-                f"{self.process_count}), received {self.process_index}"
-            )
+        check_process(self.process_index, self.process_count)
         most = self.examples // self.process_count
+        if not most:
+            raise InputError(
+                f"process_count: expected at most {self.examples}, as many as there are examples "
+                f"that have a label, received {self.process_count}"
+            )
         if not 1 <= self.batch_size <= most:
             shared = f" for each of {self.process_count} processes" * (self.process_count > 1)
             raise InputError(

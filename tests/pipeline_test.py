@@ -311,6 +311,74 @@ def test_processes_that_cannot_be_are_refused(split, process_index, process_coun
         )
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start_step": -1}, "start_step: expected 0 or more, received -1"),
+        ({"process_count": 0}, "process_count: expected 1 or more, received 0"),
+        ({"labels": "votes"}, "labels: expected one of fer2013, .*, received 'votes'"),
+        ({"augment": {}}, r"augment: expected steps from 0 on, received \[\]"),
+        ({"augment": {3: negative}}, r"augment: expected steps from 0 on, received \[3\]"),
+    ],
+)
+@pytest.mark.parametrize("budget", [IN_MEMORY, STREAMING])
+def test_arguments_of_a_training_that_cannot_be_are_refused(split, change, message, budget) -> None:
+    arguments = {"batch_size": 10, "seed": 0, "memory_budget_bytes": budget}
+    with pytest.raises(InputError, match=message):
+        pipeline.train_dataset(split, **arguments | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: expected 1 or more, received 0"),
+        ({"batch_size": -8}, "batch_size: expected 1 or more, received -8"),
+        ({"fields": ("image", "vote")}, r"fields: expected some of image, label, row, .*'vote'\)"),
+        ({"fields": ()}, r"fields: expected some of image, label, row, received \(\)"),
+        ({"labels": "votes"}, "labels: expected one of fer2013, .*, received 'votes'"),
+    ],
+)
+def test_arguments_of_an_evaluation_that_cannot_be_are_refused(split, change, message) -> None:
+    with pytest.raises(InputError, match=message):
+        pipeline.eval_dataset(split, **{"batch_size": 8} | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"batch_size": 0},
+            "batch_size: expected a multiple of process_count=2 above 0, received 0",
+        ),
+        (
+            {"batch_size": 7},
+            "batch_size: expected a multiple of process_count=2 above 0, received 7",
+        ),
+        ({"process_index": 2}, "process_index: expected 0 to 1 .process_count is 2., received 2"),
+        ({"process_index": -1}, "process_index: expected 0 to 1 .*, received -1"),
+        ({"process_count": 0}, "process_count: expected 1 or more, received 0"),
+        ({"labels": "votes"}, "labels: expected one of fer2013, .*, received 'votes'"),
+    ],
+)
+def test_a_shared_evaluation_that_cannot_be_is_refused(split, change, message) -> None:
+    arguments = {"batch_size": 8, "process_count": 2}
+    with pytest.raises(InputError, match=message):
+        pipeline.padded_eval_dataset(split, **arguments | change)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: expected 1 to 140"),
+        ({"batch_size": 8, "process_count": 0}, "process_count: expected 1 or more, received 0"),
+        ({"batch_size": 8, "labels": "votes"}, "labels: expected one of fer2013"),
+    ],
+)
+def test_steps_that_cannot_be_counted_are_refused(split, arguments, message) -> None:
+    with pytest.raises(InputError, match=message):
+        pipeline.steps_per_epoch(split, **arguments)
+
+
 def test_augmentation_changes_with_the_step_and_not_the_labels(split) -> None:
     plain = batches(split, 8, batch_size=35, seed=5)
     flipped = batches(split, 8, batch_size=35, seed=5, augment=random_flip)

@@ -85,6 +85,9 @@ def test_windows_hold_every_step_once(parts, steps_per_window, step) -> None:
     [
         ({"process_index": 3}, "process_index: expected 0 to 2 .process_count is 3., received 3"),
         ({"process_index": -1}, "process_index: expected 0 to 2"),
+        ({"process_count": 0}, "process_count: expected 1 or more, received 0"),
+        ({"process_count": -2}, "process_count: expected 1 or more, received -2"),
+        ({"process_count": 101}, "process_count: expected at most 100, .* received 101"),
         ({"batch_size": 0}, "batch_size: expected 1 to 33"),
         ({"batch_size": 34}, "batch_size: expected 1 to 33 .* each of 3 processes, received 34"),
     ],
