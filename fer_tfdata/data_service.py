@@ -34,6 +34,11 @@ _REQUESTS: Final = 2
 # eight workers stay below; more of them, and the window is lost.
 _MAX_HELD_BACK: Final = 64
 
+# What every dispatcher answers, since clients ask it first; a worker does not know the question.
+_GET_VERSION: Final = "/tensorflow.data.DispatcherService/GetVersion"
+
+_MOST_PORT: Final = 65_535
+
 _CONNECT_SECONDS: Final = 5.0
 _EXIT_SECONDS: Final = 2.0
 
@@ -64,7 +69,7 @@ def map_windows(
       timeout_seconds: how long to wait for a window.
 
     Raises:
-      InputError: the address is none, or nothing listens there.
+      InputError: the address is none, or no dispatcher answers there.
     """
     check_reachable(address)
     numbered = (
@@ -95,31 +100,59 @@ def input_error(error: tf.errors.OpError) -> InputError | None:
 
 
 def check_reachable(address: str) -> None:
-    """Checks that something listens at the address of a dispatcher.
+    """Checks that a dispatcher answers at an address, in ten seconds at most.
 
     Raises:
-      InputError: the address is not of the form `grpc://host:port`, or nothing listens there.
+      InputError: the address is not of the form `grpc://host:port`, nothing listens there, or
+        something that is no dispatcher.
     """
     try:
         with socket.create_connection(split_address(address), _CONNECT_SECONDS):
-            return
+            pass
     except OSError as error:
-        raise InputError(
-            f"{address}: expected a tf.data service dispatcher, received "
-            f"{error.strerror or error}; start one there, or give the address that it printed"
-        ) from None
+        raise InputError(_no_dispatcher(address, str(error.strerror or error))) from None
+    if received := _answer_of_another(address):
+        raise InputError(_no_dispatcher(address, received))
+
+
+def _answer_of_another(address: str) -> str | None:
+    """Returns what answers at an address where something listens; None where a dispatcher does."""
+    import grpc  # here, since it is for trainings with a service alone
+
+    # Its own connection, since gRPC would remember for a while that an earlier one had failed.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(address.removeprefix("grpc://"), options) as channel:
+        try:
+            channel.unary_unary(_GET_VERSION)(b"", timeout=_CONNECT_SECONDS)
+        except grpc.RpcError as error:
+            code = error.code()
+        else:
+            return None
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"a server that does not answer within {_CONNECT_SECONDS:g} s"
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        return "another gRPC server, such as a worker"
+    return "a server of another kind"
+
+
+def _no_dispatcher(address: str, received: str) -> str:
+    return (
+        f"{address}: expected a tf.data service dispatcher, received: {received}; start one there, "
+        "or give the address that it printed"
+    )
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Returns the host and the port of `grpc://host:port`.
+    """Returns the host, an IPv6 address without its brackets, and the port of `grpc://host:port`.
 
     Raises:
       InputError: the address is of another form.
     """
-    match = re.fullmatch(r"grpc://([^\s:/]+|\[[^\s\[\]/]+\]):(\d{1,5})", address)
-    if match is None or not 1 <= int(match[2]) <= 65_535:
+    match = re.fullmatch(r"grpc://([^\s:/?#@\[\]]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", address)
+    if match is None or not 1 <= int(match[2]) <= _MOST_PORT:
         raise InputError(
-            f"data service: expected an address like grpc://host:5050, received {address!r}"
+            "data service: expected an address like grpc://host:5050 or grpc://[::1]:5050, with a "
+            f"port from 1 to {_MOST_PORT}, received {address!r}"
         )
     return match[1].strip("[]"), int(match[2])
 
@@ -150,8 +183,8 @@ def start_worker(*, dispatcher: str, host: str, port: int) -> tuple[Any, int]:
       The server, with a method `stop()`, and the port; the server ends with its last reference.
 
     Raises:
-      InputError: nothing listens at the dispatcher's address, or it is elsewhere and the host is
-        this machine's name for itself, or the port is taken or not one that may be had.
+      InputError: no dispatcher answers at its address, or it is elsewhere and the host is this
+        machine's name for itself, or the port is taken or not one that may be had.
     """
     if _is_loopback(host) and not _is_loopback(split_address(dispatcher)[0]):
         raise InputError(

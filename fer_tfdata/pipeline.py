@@ -84,9 +84,9 @@ def train_dataset(
 
     Raises:
       InputError: the labels are not there, the split has too few examples for a step, there is no
-        such process or step, no change of images by step 0, nothing listens at the address, or a
-        shard is damaged (in memory: at once; streaming: as one of `records.READ_ERRORS` while it is
-        read).
+        such process or step, no change of images by step 0, no dispatcher answers at the address,
+        or a shard is damaged (in memory: at once; streaming: as one of `records.READ_ERRORS` while
+        it is read).
     """
     if start_step < 0:
         raise InputError(f"start_step: expected 0 or more, received {start_step}")

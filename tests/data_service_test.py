@@ -1,6 +1,7 @@
 """Real servers throughout: in this process for the order, processes of their own for the losses."""
 
 import contextlib
+import http.server
 import itertools
 import signal
 import socket
@@ -204,16 +205,56 @@ def test_another_error_is_left_alone() -> None:
     [
         *("", "localhost:5050", "http://localhost:5050", "grpc://:5050", "grpc://localhost"),
         *("grpc://localhost:0", "grpc://localhost:65536", "grpc://local host:1", "grpc://a:1/b"),
+        *("grpc://", "http://x:1", "grpc://host:", "grpc://host:-1", "grpc://host:5050\n"),
+        *("grpc://::1:5050", "grpc://[::1]", "grpc://[::1:5050", "grpc://[host:5050"),
+        *("grpc://[host]:5050", "grpc://name@host:5050", "grpc://host:\u0665"),
     ],
 )
 def test_what_is_no_address_is_refused(address) -> None:
-    with pytest.raises(InputError, match=r"expected an address like grpc://host:5050, received "):
+    with pytest.raises(InputError, match=r"expected an address like grpc://host:5050 .* received "):
         data_service.check_reachable(address)
 
 
 def test_an_address_is_split() -> None:
     assert data_service.split_address("grpc://host-1.example:5050") == ("host-1.example", 5050)
     assert data_service.split_address("grpc://[::1]:5050") == ("::1", 5050)
+
+
+def test_a_dispatcher_is_reached_by_each_of_its_addresses() -> None:
+    dispatcher, port = data_service.start_dispatcher(port=0)
+    for host in ("127.0.0.1", "localhost"):
+        data_service.check_reachable(f"grpc://{host}:{port}")
+    dispatcher.stop()
+    with pytest.raises(InputError, match="dispatcher, received: Connection refused; start"):
+        data_service.check_reachable(f"grpc://127.0.0.1:{port}")
+
+
+def test_a_worker_is_told_apart_from_a_dispatcher() -> None:
+    dispatcher, port = data_service.start_dispatcher(port=0)
+    worker, worker_port = data_service.start_worker(
+        dispatcher=f"grpc://127.0.0.1:{port}", host="127.0.0.1", port=0
+    )
+    with pytest.raises(InputError, match="received: another gRPC server, such as a worker; start"):
+        data_service.check_reachable(f"grpc://127.0.0.1:{worker_port}")
+    worker.stop()
+    dispatcher.stop()
+
+
+def test_a_server_that_never_answers_is_told_apart_from_a_dispatcher(monkeypatch) -> None:
+    monkeypatch.setattr(data_service, "_CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"grpc://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"{address}: .* does not answer within 0.5 s; start"):
+            data_service.map_windows(make_window, first=0, address=address)
+
+
+def test_a_web_server_is_told_apart_from_a_dispatcher() -> None:
+    handler = http.server.BaseHTTPRequestHandler
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        with pytest.raises(InputError, match="received: a server of another kind; start"):
+            data_service.check_reachable(f"grpc://127.0.0.1:{server.server_port}")
+        server.shutdown()
 
 
 def test_where_nothing_listens_is_an_error_before_the_first_window() -> None:
