@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,15 @@ class Predictions:
         without: npt.NDArray[np.bool_] = ~np.isin(self.rows, sorted(rows))
         return without
 
+    def only(self, kept: npt.NDArray[np.bool_]) -> Self:
+        """Returns the predictions for these examples alone, bool [n]."""
+        return dataclasses.replace(
+            self,
+            probabilities=self.probabilities[kept],
+            labels=self.labels[kept],
+            rows=self.rows[kept],
+        )
+
 
 def predict_dataset(
     classifier: Classifier,
@@ -108,22 +117,19 @@ def compute_metrics(
     Args:
       predictions: of a whole split.
       expressions: what the probabilities are of, in order.
-      leaked_rows: rows whose image also stands in the training split; the `_leak_free` figures
-        leave them out.
+      leaked_rows: rows whose image also stands in the training split.  `leak_free` has the figures
+        without them, and is None where there is no other image; `accuracy_leak_free` and
+        `examples_leak_free` repeat two of them.
     """
-    labels, chosen, correct = predictions.labels, predictions.chosen, predictions.correct
+    labels, chosen = predictions.labels, predictions.chosen
     kept = predictions.without(leaked_rows)
+    leak_free = _headline(predictions.only(kept)) if kept.any() else None
     classes = np.arange(len(expressions))
     precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(
         labels, chosen, labels=classes, zero_division=0.0
     )
     return {
-        "examples": len(labels),
-        "accuracy": float(correct.mean()),
-        "accuracy_ci95": _wilson_interval(int(correct.sum()), len(labels)),
-        "macro_f1": float(f1[support > 0].mean()),
-        "nll": float(predictions.losses.mean()),
-        "ece": calibration.reliability(predictions.confidences, correct).error,
+        **_headline(predictions),
         "per_expression": {
             name: {
                 "precision": float(precision[i]),
@@ -136,8 +142,25 @@ def compute_metrics(
         "confusion_matrix": sklearn.metrics.confusion_matrix(
             labels, chosen, labels=classes
         ).tolist(),
-        "accuracy_leak_free": float(correct[kept].mean()) if kept.any() else None,
+        "accuracy_leak_free": None if leak_free is None else leak_free["accuracy"],
         "examples_leak_free": int(kept.sum()),
+        "leak_free": leak_free,
+    }
+
+
+def _headline(predictions: Predictions) -> dict[str, Any]:
+    """Returns the figures that are told of all images and of those that are not leaked."""
+    labels, correct = predictions.labels, predictions.correct
+    macro_f1 = sklearn.metrics.f1_score(
+        labels, predictions.chosen, labels=np.unique(labels), average="macro", zero_division=0.0
+    )
+    return {
+        "examples": len(labels),
+        "accuracy": float(correct.mean()),
+        "accuracy_ci95": _wilson_interval(int(correct.sum()), len(labels)),
+        "macro_f1": float(macro_f1),
+        "nll": float(predictions.losses.mean()),
+        "ece": calibration.reliability(predictions.confidences, correct).error,
     }
 
 
@@ -149,7 +172,7 @@ def worst_mistakes(predictions: Predictions) -> npt.NDArray[np.int64]:
 
 def bootstrap_intervals(
     predictions: Predictions, *, leaked_rows: frozenset[int] = frozenset()
-) -> dict[str, list[float] | None]:
+) -> dict[str, Any]:
     """Returns 95 % intervals of `compute_metrics`'s figures: the percentile bootstrap over images.
 
     Args:
@@ -157,18 +180,31 @@ def bootstrap_intervals(
       leaked_rows: as in `compute_metrics`.
 
     Returns:
-      By the name of the figure, the bounds; None for a leak-free figure of no image.
+      By the name of the figure, the bounds; under `leak_free` those without the leaked images, or
+      None where there is no other; `accuracy_leak_free` repeats one of them.
     """
+    num_classes = predictions.probabilities.shape[1]
     kept = predictions.without(leaked_rows)
-    sums = bootstrap.resampled_sums(_summands(predictions, kept))
-    resampled = _figures(sums, num_classes=predictions.probabilities.shape[1])
+    of_all = _summands(predictions)
+    # Both from the same draws, of all images: how many of them are leaked differs, as it would
+    # with other images.
+    sums = bootstrap.resampled_sums(np.hstack([of_all, of_all * kept[:, np.newaxis]]))
+    sums_of_all, sums_leak_free = np.split(sums, 2, axis=1)
+    leak_free = _intervals(sums_leak_free, num_classes) if kept.any() else None
     return {
-        name: None if np.isnan(figures).all() else bootstrap.interval(figures)
-        for name, figures in resampled.items()
+        **_intervals(sums_of_all, num_classes),
+        "accuracy_leak_free": None if leak_free is None else leak_free["accuracy"],
+        "leak_free": leak_free,
     }
 
 
-def _summands(predictions: Predictions, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _intervals(sums: npt.NDArray[np.float64], num_classes: int) -> dict[str, list[float]]:
+    """Returns the intervals of figures; resamples without an image are left out."""
+    figures = _figures(sums[sums[:, 0] > 0], num_classes=num_classes)
+    return {name: bootstrap.interval(values) for name, values in figures.items()}
+
+
+def _summands(predictions: Predictions) -> npt.NDArray[np.float64]:
     """Returns, a row for each image, the numbers from whose sums the figures follow."""
     num_classes = predictions.probabilities.shape[1]
     correct = predictions.correct
@@ -180,8 +216,6 @@ def _summands(predictions: Predictions, kept: npt.NDArray[np.bool_]) -> npt.NDAr
             np.ones(len(correct)),
             correct,
             predictions.losses,
-            kept,
-            kept & correct,
             np.eye(calibration.BINS)[bins] * surplus[:, np.newaxis],
             np.eye(num_classes**2)[cells],
         ]
@@ -192,8 +226,8 @@ def _figures(
     sums: npt.NDArray[np.float64], *, num_classes: int
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Returns the figures of resamples, each float64 [resamples], from the sums over images."""
-    examples, correct, losses, kept, kept_correct = sums[:, :5].T
-    surplus, cells = np.split(sums[:, 5:], [calibration.BINS], axis=1)
+    examples, correct, losses = sums[:, :3].T
+    surplus, cells = np.split(sums[:, 3:], [calibration.BINS], axis=1)
     matrices = cells.reshape(-1, num_classes, num_classes)
     support, chosen = matrices.sum(axis=2), matrices.sum(axis=1)
     hits = np.diagonal(matrices, axis1=1, axis2=2)
@@ -203,9 +237,6 @@ def _figures(
         "macro_f1": np.mean(f1, axis=1, where=support > 0),
         "nll": losses / examples,
         "ece": np.abs(surplus).sum(axis=1) / examples,
-        "accuracy_leak_free": np.divide(
-            kept_correct, kept, out=np.full(len(sums), np.nan), where=kept > 0
-        ),
     }
 
 

@@ -114,7 +114,7 @@ def _overview(report: Report) -> Iterator[Markup]:
         "Models" if len(report.models) > 1 else "Model": join(
             *(element("div", _described(model)) for model in report.models)
         ),
-        "Images": f"{report.models[0].metrics['examples']:,} of {report.split.name}",
+        "Images": _measured(report),
         "Labels": _LABELS[report.labels],
         "Averaging": _AVERAGING[report.tta],
         "Data": join("manifest, SHA-256 ", element("code", report.split.manifest_sha256)),
@@ -123,7 +123,7 @@ def _overview(report: Report) -> Iterator[Markup]:
     yield element("dl", *terms)
     yield from _warnings(report)
     yield element("h2", "At a glance")
-    yield _headlines(report)
+    yield element("div", _headlines(report), *_leak_free_headlines(report), class_="beside")
     first = report.models[0].metrics["bootstrap"]
     yield element(
         "p",
@@ -142,6 +142,17 @@ def _described(model: ModelReport) -> str:
     return model.name if model.name == model.title else f"{model.title}: {model.name}"
 
 
+def _measured(report: Report) -> str:
+    metrics = report.models[0].metrics
+    measured = f"{metrics['examples']:,} of {report.split.name}"
+    leaked = _num_leaked(metrics)
+    return f"{measured}, {leaked:,} of them also in train" if leaked else measured
+
+
+def _num_leaked(metrics: Mapping[str, Any]) -> int:
+    return int(metrics["examples"] - metrics["examples_leak_free"])
+
+
 def _warnings(report: Report) -> Iterator[Markup]:
     for model in report.models:
         if report.split.name in (model.metrics["trained_on"] or ()):
@@ -155,17 +166,14 @@ def _warnings(report: Report) -> Iterator[Markup]:
 
 def _headlines(report: Report) -> Markup:
     models = [model.metrics for model in report.models]
-    leaked = models[0]["examples"] - models[0]["examples_leak_free"]
+    intervals = [model["bootstrap"]["ci95"] for model in models]
+    accuracy, macro_f1, nll, ece = _rows(models, intervals)
     rows: list[list[str]] = [
-        ["accuracy", *(_percentage(m, "accuracy") for m in models)],
-        [
-            join("accuracy", element("span", f"without {leaked:,} also in train", class_="share")),
-            *(_percentage(m, "accuracy_leak_free") for m in models),
-        ],
-        ["macro F1", *(_number(m, "macro_f1") for m in models)],
-        [_with_unit("NLL", "nats"), *(_number(m, "nll") for m in models)],
+        accuracy,
+        macro_f1,
+        nll,
         [_with_unit("NLL", "with temperature"), *(_scaled(m, "nll") for m in models)],
-        ["ECE", *(_number(m, "ece") for m in models)],
+        ece,
         [_with_unit("ECE", "with temperature"), *(_scaled(m, "ece") for m in models)],
         ["AURC", *(f"{m['aurc']:.3f}" for m in models)],
     ]
@@ -184,20 +192,46 @@ def _headlines(report: Report) -> Markup:
     )
 
 
+def _leak_free_headlines(report: Report) -> Iterator[Markup]:
+    """Yields a table of the figures without the images also in train, where there are both."""
+    models = [model.metrics for model in report.models]
+    leaked = _num_leaked(models[0])
+    if not leaked or models[0]["leak_free"] is None:
+        return
+    yield table(
+        ["", *(model.title for model in report.models)],
+        _rows(
+            [model["leak_free"] for model in models],
+            [model["bootstrap"]["ci95"]["leak_free"] for model in models],
+        ),
+        caption=f"Without the {counted(leaked, 'image')} also in train",
+        class_="headlines names",
+    )
+
+
+def _rows(
+    figures: Sequence[Mapping[str, Any]], intervals: Sequence[Mapping[str, Sequence[float]]]
+) -> list[list[str]]:
+    """Returns the rows of accuracy, macro F1, NLL and ECE, a column for each model."""
+    names = {"macro_f1": "macro F1", "nll": _with_unit("NLL", "nats"), "ece": "ECE"}
+    both = list(zip(figures, intervals, strict=True))
+    return [
+        ["accuracy", *(_percentage(of["accuracy"], ci95["accuracy"]) for of, ci95 in both)],
+        *(
+            [title, *(_bounded(of[name], ci95[name]) for of, ci95 in both)]
+            for name, title in names.items()
+        ),
+    ]
+
+
 def _with_unit(name: str, unit: str) -> Markup:
     return join(name, element("span", unit, class_="share"))
 
 
-def _percentage(metrics: Mapping[str, Any], name: str) -> Markup:
-    if metrics[name] is None:
-        return join("none")
-    low, high = metrics["bootstrap"]["ci95"][name]
-    bounds = element("span", f"{100 * low:.1f} to {100 * high:.1f}", class_="share")
-    return join(f"{metrics[name]:.1%}", bounds)
-
-
-def _number(metrics: Mapping[str, Any], name: str) -> Markup:
-    return _bounded(metrics[name], metrics["bootstrap"]["ci95"][name])
+def _percentage(value: float, bounds: Sequence[float]) -> Markup:
+    low, high = bounds
+    shown = element("span", f"{100 * low:.1f} to {100 * high:.1f}", class_="share")
+    return join(f"{value:.1%}", shown)
 
 
 def _scaled(metrics: Mapping[str, Any], name: str) -> Markup:

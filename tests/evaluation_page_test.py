@@ -68,6 +68,33 @@ def test_the_page_shows_the_figures_of_the_metrics(of_one) -> None:
     assert f"{wrong} mistakes; 24 of them are shown." in page.texts["mistakes"]
 
 
+def test_the_figures_without_leaked_images_stand_in_a_table(of_one, validation) -> None:
+    page = page_of(of_one)
+    assert "Images 35 of validation Labels" in page.texts["header"]
+    assert "also in train" not in page.texts["header"]
+    rows = [mistake.row for mistake in of_one.models[0].mistakes[:5]]
+    leaking = dataclasses.replace(validation, leaked_rows=frozenset(rows))
+    report = make_report({"m": classifier(0)}, leaking)
+    header = page_of(report).texts["header"]
+    assert "Images 35 of validation, 5 of them also in train Labels" in header
+    _, table = header.split("Without the 5 images also in train")
+    metrics = report.models[0].metrics
+    low, high = metrics["bootstrap"]["ci95"]["leak_free"]["accuracy"]
+    accuracy = metrics["leak_free"]["accuracy"]
+    assert f"accuracy {accuracy:.1%} {100 * low:.1f} to {100 * high:.1f} macro F1" in table
+    for name, title in {"macro_f1": "macro F1", "nll": "NLL nats", "ece": "ECE"}.items():
+        low, high = metrics["bootstrap"]["ci95"]["leak_free"][name]
+        assert f"{title} {metrics['leak_free'][name]:.3f} {low:.3f} to {high:.3f}" in table
+
+
+def test_a_split_of_leaked_images_alone_has_no_such_table(validation) -> None:
+    rows = records.load_split(validation, ["row"])["row"]
+    leaking = dataclasses.replace(validation, leaked_rows=frozenset(rows.tolist()))
+    page = page_of(make_report({"m": classifier(0)}, leaking))
+    assert "35 of validation, 35 of them also in train" in page.texts["header"]
+    assert "Without" not in page.texts["header"]
+
+
 def test_several_models_stand_side_by_side_and_are_compared(of_three) -> None:
     page = page_of(of_three)
     header = page.texts["header"]

@@ -56,25 +56,63 @@ def test_the_figures_of_a_small_example_by_hand() -> None:
 
 
 def test_leaked_images_are_left_out_of_the_leak_free_figures() -> None:
-    some = predictions([0, 0, 3, 3], [0, 1, 3, 3])
+    some = predictions([0, 0, 3, 3, 1], [0, 1, 3, 3, 2])
     metrics = evaluation.compute_metrics(some, leaked_rows=frozenset({0, 2, 99}))
-    assert metrics["accuracy"] == 0.75
-    assert metrics["accuracy_leak_free"] == 0.5
-    assert metrics["examples_leak_free"] == 2
-    all_leaked = evaluation.compute_metrics(some, leaked_rows=frozenset(range(4)))
+    assert metrics["accuracy"] == 0.6
+    assert metrics["accuracy_leak_free"] == pytest.approx(1 / 3)
+    assert metrics["examples_leak_free"] == 3
+    # Left are 1 and 2, which are missed, and 3, which is found.
+    assert metrics["leak_free"] == {
+        "examples": 3,
+        "accuracy": pytest.approx(1 / 3),
+        "accuracy_ci95": pytest.approx([0.0615, 0.7923], abs=1e-4),  # Wilson's, of 1 of 3
+        "macro_f1": pytest.approx(1 / 3),
+        "nll": pytest.approx(-(np.log(0.7) + 2 * np.log(0.05)) / 3),
+        "ece": pytest.approx(0.7 - 1 / 3),
+    }
+    none_leaked = evaluation.compute_metrics(some)
+    assert none_leaked["leak_free"].items() <= none_leaked.items()
+    all_leaked = evaluation.compute_metrics(some, leaked_rows=frozenset(range(5)))
     assert all_leaked["accuracy_leak_free"] is None
+    assert all_leaked["leak_free"] is None
 
 
 @pytest.mark.parametrize("leaked", [frozenset(), frozenset(range(0, 300, 3))])
 def test_the_figures_of_a_resample_are_those_of_the_metrics(leaked) -> None:
     some = random_predictions(300)
-    summands = evaluation._summands(some, some.without(leaked))
+    summands = evaluation._summands(some)
+    kept = some.without(leaked)
     for places in np.random.default_rng(1).integers(0, 300, (3, 300)):
         drawn = Predictions(some.probabilities[places], some.labels[places], some.rows[places])
         metrics = evaluation.compute_metrics(drawn, leaked_rows=leaked)
-        sums = summands[places].sum(axis=0, keepdims=True)
-        for name, figures in evaluation._figures(sums, num_classes=7).items():
-            assert figures == pytest.approx(metrics[name]), name
+        for weights, expected in (
+            (np.ones(300), metrics),
+            (kept[places], metrics["leak_free"]),
+        ):
+            sums = weights[np.newaxis] @ summands[places]
+            for name, figures in evaluation._figures(sums, num_classes=7).items():
+                assert figures == pytest.approx(expected[name]), name
+
+
+def test_leak_free_intervals_are_of_the_leak_free_figures() -> None:
+    some = random_predictions(400)
+    leaked = frozenset(range(0, 400, 4))
+    metrics = evaluation.compute_metrics(some, leaked_rows=leaked)
+    intervals = evaluation.bootstrap_intervals(some, leaked_rows=leaked)
+    of_subset = evaluation.bootstrap_intervals(some.only(some.without(leaked)))
+    assert set(intervals["leak_free"]) == {"accuracy", "macro_f1", "nll", "ece"}
+    for name, (low, high) in intervals["leak_free"].items():
+        assert low < metrics["leak_free"][name] < high, name
+        width = high - low
+        np.testing.assert_allclose([low, high], of_subset[name], atol=0.15 * width)
+    assert intervals["accuracy_leak_free"] == intervals["leak_free"]["accuracy"]
+
+
+def test_one_leak_free_image_has_intervals() -> None:
+    some = predictions([0, 0, 3], [0, 1, 3])  # a third of the resamples do not hold it
+    intervals = evaluation.bootstrap_intervals(some, leaked_rows=frozenset({0, 1}))
+    assert intervals["leak_free"]["accuracy"] == [1, 1]
+    assert intervals["leak_free"]["macro_f1"] == [1, 1]
 
 
 def test_the_intervals_are_those_of_scipy_s_bootstrap() -> None:
@@ -92,6 +130,7 @@ def test_no_leak_free_image_has_no_leak_free_interval() -> None:
     some = random_predictions(10)
     intervals = evaluation.bootstrap_intervals(some, leaked_rows=frozenset(range(10)))
     assert intervals.pop("accuracy_leak_free") is None
+    assert intervals.pop("leak_free") is None
     assert all(np.isfinite(bounds).all() for bounds in intervals.values())
 
 
@@ -136,7 +175,7 @@ def test_metrics_have_the_fields_of_the_contract(demo_data_dir) -> None:
     assert set(metrics) == {
         *("split", "examples", "accuracy", "accuracy_ci95", "macro_f1", "nll", "ece"),
         *("per_expression", "confusion_matrix", "accuracy_leak_free", "examples_leak_free"),
-        *("labels", "tta", "model", "manifest_sha256"),
+        *("leak_free", "labels", "tta", "model", "manifest_sha256"),
     }
     assert (metrics["examples"], metrics["labels"]) == (35, "fer2013")
     assert (metrics["split"], metrics["tta"], metrics["model"]) == ("test", "none", "m")
