@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from fer_tfdata import calibration, ferplus, page, selective
+from fer_tfdata import calibration, ferplus, labelling, page, selective
 from fer_tfdata.calibration import Reliability
 from fer_tfdata.comparison import Comparison
 from fer_tfdata.evaluation_report import Mistake, ModelReport, Report
@@ -162,6 +162,15 @@ def _warnings(report: Report) -> Iterator[Markup]:
                 "learned them, and nothing of other images.",
                 class_="warning",
             )
+    if labelling.votes_are_on_other_images(report.split):
+        agreeing, comparable = report.split.ferplus_agreeing, report.split.ferplus_comparable
+        yield element(
+            "p",
+            f"FER+'s majority is the label on {agreeing:,} of {comparable:,} images of the data, "
+            "no more than chance: the votes must be on other images, and no figure that rests on "
+            "them means anything. Convert the data again with the other --ferplus_join.",
+            class_="warning",
+        )
 
 
 def _headlines(report: Report) -> Markup:

@@ -54,6 +54,11 @@ def usable_examples(split: records.Split, labels: str) -> int:
     return split.ferplus_examples[labels]
 
 
+def votes_are_on_other_images(split: records.Split) -> bool:
+    """Whether FER+'s majority is the label no more often than by chance."""
+    return ferplus.agree_by_chance(split.ferplus_agreeing, split.ferplus_comparable)
+
+
 def warn_of_votes_on_other_images(split: records.Split, labels: str) -> None:
     """Logs a warning where labels of a kind are FER+'s and agree with the own only by chance.
 
@@ -61,14 +66,13 @@ def warn_of_votes_on_other_images(split: records.Split, labels: str) -> None:
     """
     if labels == ferplus.OWN_LABELS:
         return
-    agreeing, comparable = split.ferplus_agreeing, split.ferplus_comparable
-    if ferplus.agree_by_chance(agreeing, comparable):
+    if votes_are_on_other_images(split):
         _log.warning(
             "%s: FER+'s majority is the label on %d of %d images, no more than chance, so that the "
             "votes must be on other images; convert again with the other --ferplus_join",
             split.directory,
-            agreeing,
-            comparable,
+            split.ferplus_agreeing,
+            split.ferplus_comparable,
         )
 
 

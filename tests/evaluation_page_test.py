@@ -173,6 +173,18 @@ def test_a_model_that_was_trained_on_the_images_is_marked(validation) -> None:
     assert "ECE with temperature none" in page.texts["header"]
 
 
+def test_votes_on_other_images_are_warned_of_whatever_is_measured(validation, caplog) -> None:
+    report = make_report({"m": classifier(0)}, validation)
+    assert "FER+'s majority is" not in page_of(report).texts["header"]
+    split = dataclasses.replace(validation, ferplus_agreeing=3, ferplus_comparable=30)
+    assert not caplog.messages
+    report = make_report({"a": classifier(0), "b": classifier(1)}, split)
+    (message,) = caplog.messages
+    assert "the label on 3 of 30 images, no more than chance" in message
+    header = page_of(report).texts["header"]
+    assert "FER+'s majority is the label on 3 of 30 images of the data, no more than" in header
+
+
 def test_data_without_votes_without_validation_and_of_one_image(tmp_path) -> None:
     conversion.convert(BatchSource([random_batch(["train", "test"])]), tmp_path)
     report = make_report({"m": classifier(0)}, records.open_split(tmp_path, "test"))
