@@ -23,6 +23,8 @@ def find_files(named: str | os.PathLike[str]) -> list[Path]:
     Args:
       named: an image or video file; a folder, of which, with its subfolders, the files with an
         image's or a video's suffix count; or a glob pattern, of whose matches the same count.
+        Hidden files and folders are passed over, and no link is followed to a subfolder, unless a
+        pattern names them.
 
     Raises:
       InputError: nothing there fits, or it is an address on a network.
@@ -30,7 +32,9 @@ def find_files(named: str | os.PathLike[str]) -> list[Path]:
     text = os.fspath(named)
     path = Path(text)
     if path.is_dir():
-        candidates: Iterable[Path] = path.rglob("*")
+        candidates: Iterable[Path] = (
+            folder / file for folder, files in _walk(path) for file in files
+        )
     elif path.exists():
         return [path]
     elif _ADDRESS.match(text):
@@ -38,10 +42,8 @@ def find_files(named: str | os.PathLike[str]) -> list[Path]:
             f"{text}: expected a file on this machine, received an address; download it first"
         )
     else:
-        # pathlib's glob takes no absolute pattern.
-        matches = glob.iglob(text, recursive=True)  # noqa: PTH207
-        candidates = (Path(match) for match in matches)
-    found = sorted(candidate for candidate in candidates if _counts(candidate))
+        candidates = _matches(path)
+    found = sorted({candidate for candidate in candidates if _counts(candidate)})
     if not found:
         received = "a folder without any" if path.is_dir() else "nothing there"
         raise InputError(
@@ -74,6 +76,28 @@ def read_frames(files: Iterable[Path]) -> Iterator[Frame]:
 def num_frames(files: Iterable[Path]) -> int:
     """Returns how many frames `read_frames` is expected to yield."""
     return sum(video.num_frames(file) if is_video(file) else 1 for file in files)
+
+
+def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yields a folder and those below it, hidden ones and links aside, and the names of files."""
+    for folder, below, files in os.walk(top):
+        below[:] = [name for name in below if not name.startswith(".")]
+        yield Path(folder), files
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """Yields what matches a glob pattern, of which `**` may make some of it come twice."""
+    parts = pattern.parts
+    if "**" not in parts:
+        # pathlib's glob takes no absolute pattern.
+        yield from map(Path, glob.iglob(os.fspath(pattern)))  # noqa: PTH207
+        return
+    # glob's own `**` follows links, to a folder above too.
+    place = parts.index("**")
+    rest = parts[place + 1 :] or ("*",)
+    for top in _matches(Path(*parts[:place])):
+        for folder, _ in _walk(top):
+            yield from _matches(Path(glob.escape(os.fspath(folder)), *rest))
 
 
 def _counts(candidate: Path) -> bool:

@@ -31,6 +31,38 @@ def test_files_folders_and_patterns(album: Path) -> None:
     assert inputs.find_files(bracketed) == [bracketed]
 
 
+def test_hidden_folders_are_passed_over_unless_named(album: Path) -> None:
+    (album / "more").rename(album / ".more")
+    in_order = [album / "b.png", album / "clip.mp4"]
+    for named in (album, f"{album}/**", f"{album}/**/*"):
+        assert inputs.find_files(named) == in_order
+    for named in (album / ".more", f"{album}/.more/*", f"{album}/.m*/**/*.JPG"):
+        assert inputs.find_files(named) == [album / ".more" / "a.JPG"]
+
+
+def test_links_to_a_folder_above_give_no_file_twice(album: Path) -> None:
+    in_order = inputs.find_files(album)
+    for name in ("one", "two"):  # each in the other, and so on: there is no end to wait for
+        (album / "more" / name).symlink_to("..")
+    for named in (album, f"{album}/**", f"{album}/**/*", f"{album}/**/**/*"):
+        assert inputs.find_files(named) == in_order
+    assert inputs.find_files(album / "more" / "one") == [
+        album / "more" / "one" / file.relative_to(album) for file in in_order
+    ]
+
+
+def test_patterns_in_the_working_directory(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(album)
+    everything = [Path("b.png"), Path("clip.mp4"), Path("more", "a.JPG")]
+    assert inputs.find_files("**") == everything
+    assert inputs.find_files("**/*") == everything
+    assert inputs.find_files("**/?.*") == [everything[0], everything[2]]
+    assert inputs.find_files("more/**") == everything[2:]
+    Path("more", "[1]").mkdir()
+    everything[0].rename(Path("more", "[1]", "b.png"))
+    assert inputs.find_files("m*/**/*.png") == [Path("more", "[1]", "b.png")]
+
+
 @pytest.mark.parametrize("name", ["empty", "nothing*.png", "missing.jpg", "*.txt"])
 def test_every_input_must_match_something(album: Path, name: str) -> None:
     (album / "empty").mkdir()
