@@ -6,6 +6,7 @@ faces that were found before and after them, with the same detector.  A box is a
 found in its own frame.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Final
@@ -35,6 +36,7 @@ class Follower:
         """
         self._detector = detector
         self._smallest = smallest
+        self._size: tuple[int, ...] = ()  # of the last frame
         self._searched: Fraction | None = None  # when, all of a frame
         self._known: list[Box] = []  # the faces of the last frame, or where they were last seen
 
@@ -46,6 +48,15 @@ class Follower:
           live: no later frame can tell of a face that is new, so that it is found up to `INTERVAL`
             late.  Otherwise all of the last frame is searched, whenever the one before was.
         """
+        found: list[list[Box]] = []
+        for size, alike in itertools.groupby(frames, key=lambda frame: frame.pixels.shape):
+            if size != self._size:  # some videos change it; what was known is elsewhere then
+                self._size, self._searched, self._known = size, None, []
+            found += self._find_alike(list(alike), live=live)
+        return found
+
+    def _find_alike(self, frames: Sequence[Frame], *, live: bool) -> list[list[Box]]:
+        """Returns the faces of frames of one size."""
         pictures = [frame.pixels for frame in frames]
         searched = self._searched_places(frames, live=live)
         whole = detectors.find_faces(

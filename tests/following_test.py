@@ -108,6 +108,18 @@ def test_faces_at_the_border_and_side_by_side_are_followed(pictures: list[Pixels
             assert max(faces.overlap(box, other) for other in expected) > 0.7
 
 
+@pytest.mark.parametrize("chunk", [8, 3])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_video_may_change_its_size(pictures: list[Pixels], chunk: int, live: bool) -> None:
+    wide = [np.hstack([np.full_like(one, 120), one]) for one in pictures[:4]]
+    changing = wide + pictures[:4] + wide
+    found, _ = followed(as_frames(changing), chunk, live=live)
+    searched = HaarDetector().detect(changing, smallest=SMALLEST)
+    for boxes, expected in zip(found, searched, strict=True):
+        assert len(boxes) == len(expected) == 1
+        assert faces.overlap(boxes[0], expected[0]) > 0.8
+
+
 @pytest.mark.parametrize("name", ["haar", "none"])
 def test_frames_that_are_faces_already_stay_such(name: detectors.DetectorName) -> None:
     small = np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), dtype=np.uint8)
