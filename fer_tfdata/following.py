@@ -93,7 +93,8 @@ class Follower:
             seen = [self._find_near(picture, box) for box in self._known]
             self._known = [now or before for now, before in zip(seen, self._known, strict=True)]
             _add_others(boxes, seen)
-        new = [box for box in after if not _is_among(box, self._known)]
+        # By what the last frame shows: a face that is out of sight may have made way for another.
+        new = [box for box in after if not found or not _is_among(box, found[-1])]
         for picture, boxes in zip(reversed(pictures), reversed(found), strict=True):
             new = [box for box in (self._find_near(picture, box) for box in new) if box]
             _add_others(boxes, new)

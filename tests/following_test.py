@@ -108,6 +108,28 @@ def test_faces_at_the_border_and_side_by_side_are_followed(pictures: list[Pixels
             assert max(faces.overlap(box, other) for other in expected) > 0.7
 
 
+@pytest.mark.parametrize("sides", [(215, 130), (130, 215)])
+def test_a_cut_to_a_face_of_another_size_at_the_same_place_loses_none(
+    sides: tuple[int, int],
+) -> None:
+    pictures = [_with_face(side) for side in [sides[0]] * 4 + [sides[1]] * 6]
+    found, num_searched = followed(as_frames(pictures), len(pictures))
+    assert num_searched == 3
+    searched = HaarDetector().detect(pictures, smallest=SMALLEST)
+    for boxes, expected in zip(found, searched, strict=True):
+        assert len(boxes) == len(expected) == 1
+        assert faces.overlap(boxes[0], expected[0]) > 0.8
+
+
+def _with_face(side: int) -> Pixels:
+    """Returns the photograph, of a side, with its face in the middle of a wall."""
+    photograph = next(sliding_photograph(1, height=side, width=side + 1))[:, :side]
+    picture = np.full((240, 320, 3), 120, np.uint8)
+    left, top = 160 - round(0.44 * side), 70 - round(0.22 * side)
+    picture[top : top + side, left : left + side] = photograph
+    return picture
+
+
 @pytest.mark.parametrize("chunk", [8, 3])
 @pytest.mark.parametrize("live", [False, True])
 def test_a_video_may_change_its_size(pictures: list[Pixels], chunk: int, live: bool) -> None:
