@@ -34,3 +34,21 @@ class Frame:
     def moving(self) -> bool:
         """Whether it is one of several pictures of its source."""
         return self.index is not None
+
+
+class VideoCounter:
+    """Tells the videos of a stream of frames apart, one that comes twice as well."""
+
+    def __init__(self) -> None:
+        """Begins a stream."""
+        self._number = -1
+        self._last: tuple[Path, int] | None = None
+
+    def number(self, frame: Frame) -> int | None:
+        """Returns which of the stream's videos its next frame is of, from 0; None for an image."""
+        if frame.index is None:
+            return None
+        if self._last is None or self._last[0] != frame.source or self._last[1] >= frame.index:
+            self._number += 1
+        self._last = frame.source, frame.index
+        return self._number

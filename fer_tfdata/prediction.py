@@ -20,7 +20,7 @@ from fer_tfdata.detectors import Detector, HaarDetector
 from fer_tfdata.errors import InputError
 from fer_tfdata.faces import Box
 from fer_tfdata.following import Follower
-from fer_tfdata.frames import Frame
+from fer_tfdata.frames import Frame, VideoCounter
 from fer_tfdata.images import Pixels
 from fer_tfdata.results import FacePrediction, ImagePrediction
 from fer_tfdata.tracking import SMOOTHING, Tracker
@@ -154,14 +154,14 @@ class Predictor:
         Raises:
           InputError: if the model does not do as it must, or `smoothing` is negative.
         """
-        tracker, source = Tracker(smoothing), None
+        tracker, videos, current = Tracker(smoothing), VideoCounter(), None
         with contextlib.closing(self._found(frames, live=live)) as chunks:
             for chunk in chunks:
                 for found, predictions in zip(chunk, self._classify(chunk), strict=True):
                     frame = found.frame
-                    if frame.moving:
-                        if frame.source != source:
-                            tracker, source = Tracker(smoothing), frame.source
+                    if (video := videos.number(frame)) is not None:
+                        if video != current:
+                            tracker, current = Tracker(smoothing), video
                         predictions = tracker.update(predictions, float(frame.time))
                     yield frame, _result(frame, predictions)
 
@@ -211,13 +211,14 @@ class _Search:
         self._detector = detector
         self._crop_size = crop_size
         self._live = live
-        self._video: Path | None = None
+        self._videos = VideoCounter()
+        self._video: int | None = None
         self._follower = Follower(detector, smallest=SMALLEST_IN_VIDEOS)
 
     def find(self, chunk: Sequence[Frame]) -> list[_Found]:
         """Returns the frames, in their order, with their faces; none of those with an error."""
         found = []
-        for video, alike in itertools.groupby(chunk, key=_video_of):
+        for video, alike in itertools.groupby(chunk, key=self._videos.number):
             frames = list(alike)
             boxes = iter(self._boxes(video, [frame for frame in frames if frame.error is None]))
             found += [
@@ -226,7 +227,7 @@ class _Search:
             ]
         return found
 
-    def _boxes(self, video: Path | None, frames: Sequence[Frame]) -> list[list[Box]]:
+    def _boxes(self, video: int | None, frames: Sequence[Frame]) -> list[list[Box]]:
         if video is None:
             pictures = [frame.pixels for frame in frames]
             return detectors.find_faces(pictures, self._detector, smallest=SMALLEST_IN_IMAGES)
@@ -238,10 +239,6 @@ class _Search:
     def _cut(self, frame: Frame, boxes: Sequence[Box]) -> _Found:
         crops = [faces.crop_face(frame.pixels, box, self._crop_size) for box in boxes]
         return _Found(frame, boxes, crops)
-
-
-def _video_of(frame: Frame) -> Path | None:
-    return frame.source if frame.moving else None
 
 
 def _result(frame: Frame, predictions: Sequence[FacePrediction]) -> ImagePrediction:

@@ -266,6 +266,16 @@ def test_smoothing_is_on_and_can_be_left_out(clip: Path) -> None:
     assert 0 < changes(smoothing=5) < changes() < 0.7 * changes(smoothing=0)
 
 
+def test_a_video_that_comes_twice_begins_anew(clip: Path, predictor: Predictor) -> None:
+    once = list(predictor.predict_paths([clip], smoothing=5))
+    twice = list(predictor.predict_paths([clip, clip], smoothing=5))
+    for result, expected in zip(twice, once * 2, strict=True):
+        assert result.frame == expected.frame
+        for face, other in zip(result.faces, expected.faces, strict=True):
+            assert (face.box, face.track) == (other.box, other.track)
+            np.testing.assert_allclose(row(face), row(other), atol=1e-6)
+
+
 def test_images_and_videos_share_batches_and_keep_their_order(
     tmp_path: Path, clip: Path, predictor: Predictor
 ) -> None:
