@@ -1,4 +1,4 @@
-"""Measures how fast model.fit trains each network, and how long its steps wait for the input.
+"""Measures how fast each network trains and classifies, and how long its steps wait for the input.
 
     python -m benchmarks.training_benchmark --data_dir=data
 
@@ -9,6 +9,8 @@ What is measured, each in an epoch of --steps steps that follows one like it in 
   xla_MODEL              stock in the precision that `auto` means here, compiled by XLA.
   together_MODEL         the same without XLA, all steps of the epoch in one call of Keras's
                          (steps_per_execution).
+  classify_MODEL         no training: as many faces' probabilities, in float32, as prediction and
+                         evaluation compute them.
   fed_MODEL              with --data_dir: ours in the precision that `auto` means here, fed as
                          training feeds it (pipeline.train_dataset, the usual augmentation).
   notebook_seed_cnn      with --data_dir: seed_cnn the way of many notebooks: stock, in float32, fed
@@ -18,9 +20,9 @@ All but the last two repeat one batch, so that no input is waited for.  What `fe
 share of its time from a step's beginning until its batch was there.
 
 TFLOP/s counts the multiplications and additions of the convolutions and dense layers, three times
-the forward pass's a step.  The peak is that of tf.matmul of two square matrices of the same type,
-measured in the same rounds.  Memory is how far the process's own memory rose above what the
-imports take when it trained so, in a process of its own.
+the forward pass's a step of training.  The peak is that of tf.matmul of two square matrices of the
+same type, measured in the same rounds.  Memory is how far the process's own memory rose above what
+the imports take when it trained so, in a process of its own.
 """
 
 import dataclasses
@@ -49,6 +51,7 @@ _NOTEBOOK: Final = "seed_cnn"
 # A backward pass multiplies twice what the forward pass does: once for the gradients of the
 # inputs, once for those of the weights.
 _STEP_TO_FORWARD: Final = 3
+_CLASSIFYING: Final = "classify"
 
 _MATRIX_SECONDS: Final = 1.0
 _CHAIN: Final = 16
@@ -148,7 +151,7 @@ def measure_models(
                 name,
                 results,
                 peaks[policies[name]],
-                _STEP_TO_FORWARD * flops[name],
+                flops[name] * (1 if name.startswith(_CLASSIFYING) else _STEP_TO_FORWARD),
                 policies[name],
             )
             for name in results
@@ -238,6 +241,9 @@ def _repeated(
             model = _stock_model(name, auto[name], **options)
             variants[f"{kind}_{name}"] = _fitting(model, batches, steps, batch_size)
             flops[f"{kind}_{name}"], policies[f"{kind}_{name}"] = forward_flops(model), auto[name]
+        variant = f"{_CLASSIFYING}_{name}"
+        variants[variant] = _classifying(_stock_model(name, "float32"), steps, batch_size)
+        flops[variant], policies[variant] = flops[f"stock_{name}_float32"], "float32"
     return variants, flops, policies
 
 
@@ -302,6 +308,24 @@ def _fitting(model: Any, batches: Any, steps: int, batch_size: int) -> Callable[
         )
 
     return fit
+
+
+def _classifying(model: Any, steps: int, batch_size: int) -> Callable[[], Speed]:
+    """Returns what classifies random faces, a batch a step, and returns the speed."""
+    from fer_tfdata.classifier import KerasClassifier
+
+    classifier = KerasClassifier(model)
+    shape = (batch_size, *classifier.image_shape)
+    images = np.random.default_rng(_SEED).integers(0, 256, shape, np.uint8)
+
+    def classify() -> Speed:
+        start = time.perf_counter()
+        for _ in range(steps):
+            classifier.probabilities(images)
+        seconds = time.perf_counter() - start
+        return Speed(images_per_second=steps * batch_size / seconds, input_wait=None)
+
+    return classify
 
 
 def _memory_of_training(name: str, policy: str, batch_size: int) -> dict[str, Any] | None:

@@ -251,7 +251,7 @@ def test_training(run_benchmark, demo_data_dir):
     fed = {"fed_seed_cnn", "fed_residual_small", "notebook_seed_cnn"}
     trained |= {
         f"{kind}_{model}"
-        for kind in ("xla", "together")
+        for kind in ("xla", "together", "classify")
         for model in ("seed_cnn", "residual_small")
     }
     assert content["variants"].keys() == trained | fed
