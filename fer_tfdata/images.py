@@ -178,10 +178,10 @@ _silence: Final = _Silence()
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Gives a file's image, as `_decoded` does."""
-    if not path.is_file():
-        received = "something that is not a file" if path.exists() else "nothing there"
-        raise InputError(f"{path}: expected an image file, received {received}")
     try:
+        if not path.is_file():
+            received = "something that is not a file" if path.exists() else "nothing there"
+            raise InputError(f"{path}: expected an image file, received {received}")
         file = path.open("rb")
     except OSError as error:
         raise InputError(f"{path}: expected a file to read, received: {error.strerror}") from error

@@ -14,6 +14,7 @@ from fer_tfdata import images, video
 from fer_tfdata.errors import InputError
 from fer_tfdata.frames import Frame
 
+_EXPECTED: Final = "expected an image or video file, a folder of them or a glob pattern"
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -24,32 +25,37 @@ def find_files(named: str | os.PathLike[str]) -> list[Path]:
       named: an image or video file; a folder, of which, with its subfolders, the files with an
         image's or a video's suffix count; or a glob pattern, of whose matches the same count.
         Hidden files and folders are passed over, and no link is followed to a subfolder, unless a
-        pattern names them.
+        pattern names them.  A subfolder that cannot be listed stands among the files, as one that
+        cannot be read.
 
     Raises:
       InputError: nothing there fits, or it is an address on a network.
     """
     text = os.fspath(named)
+    if not text:  # which pathlib takes for the working directory
+        raise InputError(f"{_EXPECTED}, received an empty name")
     path = Path(text)
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:
+        raise InputError(f"{text}: {_EXPECTED}, received: {error.strerror}") from error
+    closed: list[Path] = []
+    if is_folder:
         candidates: Iterable[Path] = (
-            folder / file for folder, files in _walk(path) for file in files
+            folder / file for folder, files in _walk(path, closed) for file in files
         )
-    elif path.exists():
+    elif exists:
         return [path]
     elif _ADDRESS.match(text):
         raise InputError(
             f"{text}: expected a file on this machine, received an address; download it first"
         )
     else:
-        candidates = _matches(path)
-    found = sorted({candidate for candidate in candidates if _counts(candidate)})
+        candidates = _matches(path, closed)
+    found = sorted({*filter(_counts, candidates), *closed})
     if not found:
-        received = "a folder without any" if path.is_dir() else "nothing there"
-        raise InputError(
-            f"{text}: expected an image or video file, a folder of them or a glob pattern, "
-            f"received {received}"
-        )
+        received = "a folder without any" if is_folder else "nothing there"
+        raise InputError(f"{text}: {_EXPECTED}, received {received}")
     return found
 
 
@@ -67,10 +73,17 @@ def read_frames(files: Iterable[Path]) -> Iterator[Frame]:
         try:
             if is_video(file):
                 yield from video.read_frames(file)
+            elif file.is_dir():
+                raise InputError(
+                    f"{file}: expected a folder that can be listed, received one that cannot"
+                )
             else:
                 yield Frame(source=file, pixels=images.read_image(file))
         except InputError as error:
             yield Frame(source=file, error=str(error))
+        except OSError as error:  # in a folder that is closed to this user
+            reason = f"{file}: expected a file to read, received: {error.strerror}"
+            yield Frame(source=file, error=reason)
 
 
 def num_frames(files: Iterable[Path]) -> int:
@@ -78,15 +91,25 @@ def num_frames(files: Iterable[Path]) -> int:
     return sum(video.num_frames(file) if is_video(file) else 1 for file in files)
 
 
-def _walk(top: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yields a folder and those below it, hidden ones and links aside, and the names of files."""
-    for folder, below, files in os.walk(top):
+def _walk(top: Path, closed: list[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """Yields a folder and those below it, hidden ones and links aside, and the names of files.
+
+    Folders that cannot be listed join `closed`.
+    """
+
+    def bar(error: OSError) -> None:
+        closed.append(Path(error.filename))
+
+    for folder, below, files in os.walk(top, onerror=bar):
         below[:] = [name for name in below if not name.startswith(".")]
         yield Path(folder), files
 
 
-def _matches(pattern: Path) -> Iterator[Path]:
-    """Yields what matches a glob pattern, of which `**` may make some of it come twice."""
+def _matches(pattern: Path, closed: list[Path]) -> Iterator[Path]:
+    """Yields what matches a glob pattern, of which `**` may make some of it come twice.
+
+    Folders below `**` that cannot be listed join `closed`.
+    """
     parts = pattern.parts
     if "**" not in parts:
         # pathlib's glob takes no absolute pattern.
@@ -95,9 +118,9 @@ def _matches(pattern: Path) -> Iterator[Path]:
     # glob's own `**` follows links, to a folder above too.
     place = parts.index("**")
     rest = parts[place + 1 :] or ("*",)
-    for top in _matches(Path(*parts[:place])):
-        for folder, _ in _walk(top):
-            yield from _matches(Path(glob.escape(os.fspath(folder)), *rest))
+    for top in _matches(Path(*parts[:place]), closed):
+        for folder, _ in _walk(top, closed) if top.is_dir() else ():
+            yield from _matches(Path(glob.escape(os.fspath(folder)), *rest), closed)
 
 
 def _counts(candidate: Path) -> bool:
@@ -105,5 +128,12 @@ def _counts(candidate: Path) -> bool:
     return (
         candidate.suffix.lower() in suffixes
         and not candidate.name.startswith(".")  # what file managers leave beside an image
-        and candidate.is_file()
+        and _may_be_file(candidate)
     )
+
+
+def _may_be_file(candidate: Path) -> bool:
+    try:
+        return candidate.is_file()
+    except OSError:  # who reads it will say so
+        return True

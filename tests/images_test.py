@@ -438,3 +438,8 @@ def test_reading_in_threads_shows_no_warning_and_leaves_the_filters(tmp_path: Pa
 def test_importing_imports_no_tensorflow() -> None:
     code = "import sys, fer_tfdata.images; assert not {'tensorflow', 'keras'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_no_file_can_have_is_an_error_of_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a file to read, received: File name too long"):
+        images.read_image(tmp_path / ("a" * 300))

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,57 @@ def test_links_to_a_folder_above_give_no_file_twice(album: Path) -> None:
     ]
 
 
+@pytest.fixture
+def closed(album: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Makes the album the working directory, and its folders `more` and `names` closed ones."""
+    monkeypatch.chdir(album)  # root alone comes to it by its path
+    (album / "more").chmod(0)
+    (album / "names").mkdir()
+    for name in ("c.mp4", "d.png"):
+        (album / "names" / name).touch()
+    (album / "names").chmod(0o444)
+    album.chmod(0o755)
+    privileged = os.geteuid() == 0
+    if privileged:
+        os.seteuid(65_534)
+    yield
+    if privileged:
+        os.seteuid(0)
+    for name in ("more", "names"):
+        (album / name).chmod(0o755)
+
+
+@pytest.mark.usefixtures("closed")
+@pytest.mark.parametrize("named", [".", "**"])
+def test_what_is_closed_to_this_user_is_an_error_of_its_own(named: str) -> None:
+    frames = list(inputs.read_frames(inputs.find_files(named)))
+    errors = {str(frame.source): frame.error for frame in frames}
+    assert list(errors) == ["b.png", "clip.mp4", "more", "names/c.mp4", "names/d.png"]
+    assert (errors["b.png"], errors["clip.mp4"]) == (None, None)
+    assert errors["more"] == "more: expected a folder that can be listed, received one that cannot"
+    for name, kind in (("names/c.mp4", "a complete video"), ("names/d.png", "a file to read")):
+        assert errors[name] == f"{name}: expected {kind}, received: Permission denied"
+
+
+@pytest.mark.usefixtures("closed")
+def test_a_file_in_a_closed_folder_is_no_match() -> None:
+    with pytest.raises(InputError, match=r"^more/a.JPG: .* received: Permission denied"):
+        inputs.find_files("more/a.JPG")
+
+
+def test_an_empty_name_and_one_that_is_too_long_are_refused(album: Path) -> None:
+    with pytest.raises(InputError, match="received an empty name"):
+        inputs.find_files("")
+    with pytest.raises(InputError, match="received: File name too long"):
+        inputs.find_files(album / ("a" * 300))
+
+
 def test_patterns_in_the_working_directory(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(album)
     everything = [Path("b.png"), Path("clip.mp4"), Path("more", "a.JPG")]
     assert inputs.find_files("**") == everything
     assert inputs.find_files("**/*") == everything
+    assert inputs.find_files("*/**/*") == everything[2:]  # and not the files that * matches
     assert inputs.find_files("**/?.*") == [everything[0], everything[2]]
     assert inputs.find_files("more/**") == everything[2:]
     Path("more", "[1]").mkdir()
