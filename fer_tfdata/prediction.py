@@ -132,8 +132,12 @@ class Predictor:
           smoothing: see `predict_frames`.
 
         Raises:
-          InputError: if the model does not do as it must.
+          InputError: if the model does not do as it must, or `paths` is one path.
         """
+        if isinstance(paths, str | os.PathLike):  # whose letters were paths
+            raise InputError(
+                f"expected paths, received one: {os.fspath(paths)}; put it into a list"
+            )
         frames = itertools.chain.from_iterable(map(_frames_of, paths))
         return (result for _, result in self.predict_frames(frames, smoothing=smoothing))
 

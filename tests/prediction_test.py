@@ -225,6 +225,12 @@ def test_folders_and_patterns_are_searched_and_addresses_never(
     assert "received an address" in str(results[3].error)
 
 
+@pytest.mark.parametrize("path", ["photo.jpg", Path("photo.jpg")])
+def test_one_path_in_place_of_several_is_refused(predictor: Predictor, path: Any) -> None:
+    with pytest.raises(InputError, match=r"received one: photo.jpg; put it into a list"):
+        predictor.predict_paths(path)
+
+
 # Videos
 
 
