@@ -16,30 +16,39 @@ _MOST_COUNTS: Final = 1 << 22  # of a block of resamples in memory at once: 32 M
 
 
 def resampled_sums(
-    values: npt.NDArray[np.float64], *, resamples: int = RESAMPLES, seed: int = SEED
+    values: npt.NDArray[np.float64],
+    groups: npt.NDArray[np.uint64],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> npt.NDArray[np.float64]:
-    """Returns the sums of each column over rows that are drawn with replacement.
+    """Returns the sums of each column over groups of rows that are drawn with replacement.
 
     Every figure that is a function of sums over images follows from them; the same seed draws
-    the same rows, so that figures of two classifiers on the same images are paired.
+    the same groups, so that figures of two classifiers on the same images are paired.  Equal
+    images are answered alike: drawn apart, they would pass for more evidence than they are.
 
     Args:
       values: float64 [n, columns], a row for each image.
-      resamples: how often n rows are drawn.
+      groups: integers [n], the same for rows that are drawn together.
+      resamples: how often as many groups are drawn as there are.
       seed: of the draws.
 
     Returns:
       float64 [resamples, columns].
     """
     rng = np.random.default_rng(seed)
-    n = len(values)
+    order = np.argsort(groups, kind="stable")
+    _, starts = np.unique(groups[order], return_index=True)
+    of_groups = np.add.reduceat(values[order], starts)
+    n = len(of_groups)
     block = max(1, _MOST_COUNTS // n)
     sums = []
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, np.newaxis]
         counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        sums.append(counts @ values)
+        sums.append(counts @ of_groups)
     return np.concatenate(sums)
 
 

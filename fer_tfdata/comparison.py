@@ -23,7 +23,8 @@ class Comparison:
       only_second_right: the other way round.
       both_wrong: on how many neither is.
       accuracy_difference: the first's accuracy less the second's.
-      accuracy_difference_ci95: its interval, by the percentile bootstrap over images, paired.
+      accuracy_difference_ci95: its interval, by the percentile bootstrap over images, paired;
+        equal images are drawn together.
       p_value: of McNemar's exact test, two-sided.
       p_value_holm: the same with Holm's correction for all pairs that were compared.
     """
@@ -40,14 +41,17 @@ class Comparison:
     p_value_holm: float
 
 
-def compare(correct: Mapping[str, npt.NDArray[np.bool_]]) -> list[Comparison]:
+def compare(
+    correct: Mapping[str, npt.NDArray[np.bool_]], images: npt.NDArray[np.uint64]
+) -> list[Comparison]:
     """Compares every pair of classifiers, in their order.
 
     Args:
       correct: by name, bool [n], on which of the same images a classifier is right.
+      images: integers [n], the same for equal images.
     """
     compared = [
-        _compare_two(first, second, correct[first], correct[second])
+        _compare_two(first, second, correct[first], correct[second], images)
         for first, second in itertools.combinations(correct, 2)
     ]
     corrected = holm([comparison.p_value for comparison in compared])
@@ -88,11 +92,13 @@ def _compare_two(
     second: str,
     first_right: npt.NDArray[np.bool_],
     second_right: npt.NDArray[np.bool_],
+    images: npt.NDArray[np.uint64],
 ) -> Comparison:
     only_first = int((first_right & ~second_right).sum())
     only_second = int((second_right & ~first_right).sum())
     differences = first_right.astype(np.float64) - second_right
-    sums = bootstrap.resampled_sums(differences[:, np.newaxis])
+    values = np.column_stack([differences, np.ones(len(differences))])
+    resampled, examples = bootstrap.resampled_sums(values, images).T
     p_value = mcnemar(only_first, only_second)
     return Comparison(
         first=first,
@@ -102,7 +108,7 @@ def _compare_two(
         only_second_right=only_second,
         both_wrong=int((~first_right & ~second_right).sum()),
         accuracy_difference=float(differences.mean()),
-        accuracy_difference_ci95=bootstrap.interval(sums[:, 0] / len(differences)),
+        accuracy_difference_ci95=bootstrap.interval(resampled / examples),
         p_value=p_value,
         p_value_holm=p_value,
     )

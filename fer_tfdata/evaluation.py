@@ -1,6 +1,7 @@
 """A model and a split to figures that can be trusted."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, Self
 
@@ -27,11 +28,13 @@ class Predictions:
       probabilities: float64 [n, expressions].
       labels: int64 [n], ids of those expressions.
       rows: int64 [n], the rows of the source.
+      images: uint64 [n], a number for each image, the same for equal ones alone.
     """
 
     probabilities: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
+    images: npt.NDArray[np.uint64]
 
     @property
     def chosen(self) -> npt.NDArray[np.int64]:
@@ -70,6 +73,7 @@ class Predictions:
             probabilities=self.probabilities[kept],
             labels=self.labels[kept],
             rows=self.rows[kept],
+            images=self.images[kept],
         )
 
 
@@ -92,13 +96,17 @@ def predict_dataset(
       InputError: the model returns anything but finite numbers.
     """
     averaged = views.averaged(classifier, tta)
-    probabilities, labels, rows = [], [], []
-    for images, batch_labels, batch_rows in dataset.as_numpy_iterator():
-        probabilities.append(averaged.probabilities(images))
-        labels.append(batch_labels)
-        rows.append(batch_rows)
+    parts = []
+    for images, labels, rows in dataset.as_numpy_iterator():
+        parts.append((averaged.probabilities(images), labels, rows, _numbers_of(images)))
         on_batch(len(images))
-    return Predictions(*(np.concatenate(parts) for parts in (probabilities, labels, rows)))
+    return Predictions(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _numbers_of(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Returns a number for each image, uint64 [n]: 64 bits of a checksum."""
+    digests = b"".join(hashlib.blake2b(image, digest_size=8).digest() for image in images)
+    return np.frombuffer(digests, np.uint64)
 
 
 def compute_metrics(
@@ -175,6 +183,8 @@ def bootstrap_intervals(
 ) -> dict[str, Any]:
     """Returns 95 % intervals of `compute_metrics`'s figures: the percentile bootstrap over images.
 
+    Equal images are drawn together.
+
     Args:
       predictions: of a whole split.
       leaked_rows: as in `compute_metrics`.
@@ -188,7 +198,8 @@ def bootstrap_intervals(
     of_all = _summands(predictions)
     # Both from the same draws, of all images: how many of them are leaked differs, as it would
     # with other images.
-    sums = bootstrap.resampled_sums(np.hstack([of_all, of_all * kept[:, np.newaxis]]))
+    values = np.hstack([of_all, of_all * kept[:, np.newaxis]])
+    sums = bootstrap.resampled_sums(values, predictions.images)
     sums_of_all, sums_leak_free = np.split(sums, 2, axis=1)
     leak_free = _intervals(sums_leak_free, num_classes) if kept.any() else None
     return {

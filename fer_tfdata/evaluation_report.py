@@ -193,7 +193,8 @@ def make_report(
             for name, answer in answers.items()
         ],
         comparisons=comparison.compare(
-            {name: answer.predictions.correct for name, answer in answers.items()}
+            {name: answer.predictions.correct for name, answer in answers.items()},
+            next(iter(answers.values())).predictions.images,
         ),
     )
 

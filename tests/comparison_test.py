@@ -5,6 +5,10 @@ import scipy.stats
 from fer_tfdata import comparison
 
 
+def apart(count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.uint64)
+
+
 def random_answers(accuracy: float, seed: int, count: int = 400) -> np.ndarray:
     return np.random.default_rng(seed).random(count) < accuracy
 
@@ -26,7 +30,7 @@ def test_mcnemar_is_the_binomial_test(only_first, only_second) -> None:
 
 def test_a_classifier_does_not_differ_from_itself() -> None:
     answers = random_answers(0.7, 0)
-    (pair,) = comparison.compare({"a": answers, "b": answers.copy()})
+    (pair,) = comparison.compare({"a": answers, "b": answers.copy()}, apart(400))
     assert (pair.p_value, pair.p_value_holm, pair.accuracy_difference) == (1, 1, 0)
     assert list(pair.accuracy_difference_ci95) == [0, 0]
     assert (pair.only_first_right, pair.only_second_right) == (0, 0)
@@ -36,7 +40,7 @@ def test_a_classifier_does_not_differ_from_itself() -> None:
 def test_the_counts_of_a_pair() -> None:
     first = np.array([True, True, True, False, False, True])
     second = np.array([True, False, False, True, False, True])
-    (pair,) = comparison.compare({"a": first, "b": second})
+    (pair,) = comparison.compare({"a": first, "b": second}, apart(6))
     assert (pair.first, pair.second) == ("a", "b")
     assert (pair.both_right, pair.both_wrong) == (2, 1)
     assert (pair.only_first_right, pair.only_second_right) == (2, 1)
@@ -47,7 +51,7 @@ def test_the_counts_of_a_pair() -> None:
 def test_the_interval_of_a_difference_is_paired() -> None:
     first = random_answers(0.7, 0, count=2_000)
     second = np.where(random_answers(0.05, 1, count=2_000), ~first, first)  # nearly the same
-    (pair,) = comparison.compare({"a": first, "b": second})
+    (pair,) = comparison.compare({"a": first, "b": second}, apart(2_000))
     low, high = pair.accuracy_difference_ci95
     differences = first.astype(float) - second
     deviation = differences.std() / np.sqrt(2_000)
@@ -56,9 +60,18 @@ def test_the_interval_of_a_difference_is_paired() -> None:
     assert high - low < 0.6 * 2 * 1.96 * np.sqrt(2 * 0.7 * 0.3 / 2_000)  # of independent images
 
 
+def test_equal_images_do_not_narrow_the_interval_of_a_difference() -> None:
+    once = {"a": random_answers(0.7, 0), "b": random_answers(0.6, 1)}
+    thrice = {name: np.repeat(answers, 3) for name, answers in once.items()}
+    (expected,) = comparison.compare(once, apart(400))
+    (received,) = comparison.compare(thrice, np.repeat(apart(400), 3))
+    assert received.accuracy_difference == pytest.approx(expected.accuracy_difference)
+    assert received.accuracy_difference_ci95 == pytest.approx(expected.accuracy_difference_ci95)
+
+
 def test_every_pair_is_compared_once_and_corrected() -> None:
     answers = {name: random_answers(accuracy, i) for i, (name, accuracy) in enumerate(_RATES)}
-    pairs = comparison.compare(answers)
+    pairs = comparison.compare(answers, apart(400))
     assert [(pair.first, pair.second) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert [pair.p_value_holm for pair in pairs] == comparison.holm(
         [pair.p_value for pair in pairs]

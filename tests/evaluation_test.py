@@ -21,14 +21,16 @@ from tools import evaluate
 def predictions(chosen, labels, *, confidence=0.7) -> Predictions:
     probabilities = np.full((len(chosen), 7), (1 - confidence) / 6)
     probabilities[np.arange(len(chosen)), chosen] = confidence
-    return Predictions(probabilities, np.array(labels, np.int64), np.arange(len(labels)))
+    places = np.arange(len(labels))
+    return Predictions(probabilities, np.array(labels, np.int64), places, places.astype(np.uint64))
 
 
 def random_predictions(count: int) -> Predictions:
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.full(7, 0.3), count)
     labels = np.where(rng.random(count) < 0.6, probabilities.argmax(1), rng.integers(0, 7, count))
-    return Predictions(probabilities, labels, np.arange(count))
+    places = np.arange(count)
+    return Predictions(probabilities, labels, places, places.astype(np.uint64))
 
 
 def test_the_figures_of_a_small_example_by_hand() -> None:
@@ -83,7 +85,7 @@ def test_the_figures_of_a_resample_are_those_of_the_metrics(leaked) -> None:
     summands = evaluation._summands(some)
     kept = some.without(leaked)
     for places in np.random.default_rng(1).integers(0, 300, (3, 300)):
-        drawn = Predictions(some.probabilities[places], some.labels[places], some.rows[places])
+        drawn = some.only(places)
         metrics = evaluation.compute_metrics(drawn, leaked_rows=leaked)
         for weights, expected in (
             (np.ones(300), metrics),
@@ -124,6 +126,30 @@ def test_the_intervals_are_those_of_scipy_s_bootstrap() -> None:
         ).confidence_interval
         width = expected.high - expected.low
         np.testing.assert_allclose(intervals[name], expected, atol=0.08 * width)
+
+
+def test_equal_images_are_drawn_together() -> None:
+    some = random_predictions(400)
+    twice = some.only(np.repeat(np.arange(400), 2))
+    for name, bounds in evaluation.bootstrap_intervals(some).items():
+        if name != "leak_free":
+            assert evaluation.bootstrap_intervals(twice)[name] == pytest.approx(bounds), name
+
+
+def test_equal_images_are_known_by_their_pixels(tmp_path) -> None:
+    batch = random_batch(["test"] * 4)
+    batch.images[3] = batch.images[1]
+    batch.images[2] = batch.images[1]
+    batch.images[2, 0, 0] ^= 1
+    conversion.convert(BatchSource([batch]), tmp_path)
+    split = records.open_split(tmp_path, "test")
+    classifier = KerasClassifier(asymmetric_model())
+    predictions = evaluation.predict_split(
+        classifier, split, model_name="m", batch_size=2
+    ).predictions
+    number_of = dict(zip(predictions.rows.tolist(), predictions.images.tolist(), strict=True))
+    assert number_of[3] == number_of[1]
+    assert len(set(number_of.values())) == 3
 
 
 def test_no_leak_free_image_has_no_leak_free_interval() -> None:

@@ -365,10 +365,11 @@ def test_what_disagrees_does_not(quantization, changes) -> None:
 
 def test_agreement_by_hand() -> None:
     labels, rows = np.array([0, 0, 1, 1]), np.arange(4)
+    images = rows.astype(np.uint64)
     expected = np.array([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.2, 0.8]])
     received = np.array([[0.8, 0.2], [0.4, 0.6], [0.4, 0.6], [0.2, 0.8]])
     compared = export.compare(
-        Predictions(expected, labels, rows), Predictions(received, labels, rows)
+        Predictions(expected, labels, rows, images), Predictions(received, labels, rows, images)
     )
     assert compared == Agreement(
         examples=4,

@@ -81,7 +81,7 @@ def run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     probabilities = keras.ops.softmax(model(images, training=False))
     monitoring.write_results(
         log_dir,
-        Predictions(np.asarray(probabilities, np.float64), labels, np.arange(len(labels))),
+        predictions_of_distinct_images(np.asarray(probabilities, np.float64), labels),
         images,
         monitoring.embeddings(model, images),
         EXPRESSIONS,
@@ -109,7 +109,12 @@ def made_up(count: int, seed: int = 0) -> Predictions:
     random = np.random.default_rng(seed)
     probabilities = random.dirichlet(np.full(len(EXPRESSIONS), 0.5), count)
     labels = random.integers(0, len(EXPRESSIONS), count)
-    return Predictions(probabilities, labels, np.arange(count) + 1000)
+    return predictions_of_distinct_images(probabilities, labels, first_row=1000)
+
+
+def predictions_of_distinct_images(probabilities, labels, *, first_row: int = 0) -> Predictions:
+    rows = np.arange(len(labels)) + first_row
+    return Predictions(probabilities, labels, rows, rows.astype(np.uint64))
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +173,7 @@ def test_labels_are_told_in_words() -> None:
 
 def test_without_mistakes_there_is_no_picture_of_them(tmp_path) -> None:
     labels = np.arange(7)
-    predictions = Predictions(np.eye(7), labels, labels)
+    predictions = predictions_of_distinct_images(np.eye(7), labels)
     images = np.zeros((7, 8, 8, 3), np.uint8)
     monitoring.write_results(tmp_path, predictions, images, np.eye(7, dtype="f4"), EXPRESSIONS)
     tags = summaries(tmp_path / "chosen")
