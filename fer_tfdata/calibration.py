@@ -114,26 +114,35 @@ def scaled(
 
 
 def cross_fitted_temperatures(
-    probabilities: Probabilities, labels: npt.NDArray[np.int64]
+    probabilities: Probabilities,
+    labels: npt.NDArray[np.int64],
+    *,
+    groups: npt.NDArray[np.uint64],
+    fitted_on: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.float64]:
-    """Returns a temperature for each row that was fitted without it.
+    """Returns a temperature for each row that was fitted without its group.
 
-    The rows are dealt at random (`SEED`) into `FOLDS` folds; those of a fold get the temperature
-    that fits the others.  A single row has no others, and gets 1.
+    The groups are dealt at random (`SEED`) into `FOLDS` folds; the rows of a fold get the
+    temperature that fits the others.  Where there are no others, it is 1.
 
     Args:
       probabilities: float64 [n, classes].
       labels: int64 [n], the true classes.
+      groups: integers [n], the same for rows that belong together, such as equal images.
+      fitted_on: bool [n], the rows that temperatures may be fitted on.
 
     Returns:
       float64 [n].
     """
     temperatures = np.ones(len(labels))
-    if len(labels) < 2:
+    count = min(FOLDS, len(np.unique(groups)))
+    if count < 2:
         return temperatures
-    folds = sklearn.model_selection.KFold(min(FOLDS, len(labels)), shuffle=True, random_state=SEED)
-    for others, fold in folds.split(labels):
-        temperatures[fold] = fit_temperature(probabilities[others], labels[others])
+    folds = sklearn.model_selection.GroupKFold(count, shuffle=True, random_state=SEED)
+    for outside, fold in folds.split(labels, groups=groups):
+        others = outside[fitted_on[outside]]
+        if len(others):
+            temperatures[fold] = fit_temperature(probabilities[others], labels[others])
     return temperatures
 
 

@@ -175,15 +175,12 @@ def _warnings(report: Report) -> Iterator[Markup]:
 
 def _headlines(report: Report) -> Markup:
     models = [model.metrics for model in report.models]
-    intervals = [model["bootstrap"]["ci95"] for model in models]
-    accuracy, macro_f1, nll, ece = _rows(models, intervals)
     rows: list[list[str]] = [
-        accuracy,
-        macro_f1,
-        nll,
-        [_with_unit("NLL", "with temperature"), *(_scaled(m, "nll") for m in models)],
-        ece,
-        [_with_unit("ECE", "with temperature"), *(_scaled(m, "ece") for m in models)],
+        *_rows(
+            models,
+            [model["bootstrap"]["ci95"] for model in models],
+            [model["temperature_scaling"] for model in models],
+        ),
         ["AURC", *(f"{m['aurc']:.3f}" for m in models)],
     ]
     if models[0]["ferplus_agreement"] is not None:
@@ -212,6 +209,7 @@ def _leak_free_headlines(report: Report) -> Iterator[Markup]:
         _rows(
             [model["leak_free"] for model in models],
             [model["bootstrap"]["ci95"]["leak_free"] for model in models],
+            [(model["temperature_scaling"] or {}).get("leak_free") for model in models],
         ),
         caption=f"Without the {counted(leaked, 'image')} also in train",
         class_="headlines names",
@@ -219,17 +217,27 @@ def _leak_free_headlines(report: Report) -> Iterator[Markup]:
 
 
 def _rows(
-    figures: Sequence[Mapping[str, Any]], intervals: Sequence[Mapping[str, Sequence[float]]]
+    figures: Sequence[Mapping[str, Any]],
+    intervals: Sequence[Mapping[str, Sequence[float]]],
+    scaled: Sequence[Mapping[str, Any] | None],
 ) -> list[list[str]]:
     """Returns the rows of accuracy, macro F1, NLL and ECE, a column for each model."""
-    names = {"macro_f1": "macro F1", "nll": _with_unit("NLL", "nats"), "ece": "ECE"}
     both = list(zip(figures, intervals, strict=True))
+
+    def row(title: str, name: str) -> list[str]:
+        return [title, *(_bounded(of[name], ci95[name]) for of, ci95 in both)]
+
+    def scaled_row(title: str, name: str) -> list[str]:
+        cells = ("none" if of is None else _bounded(of[name], of["ci95"][name]) for of in scaled)
+        return [_with_unit(title, "with temperature"), *cells]
+
     return [
         ["accuracy", *(_percentage(of["accuracy"], ci95["accuracy"]) for of, ci95 in both)],
-        *(
-            [title, *(_bounded(of[name], ci95[name]) for of, ci95 in both)]
-            for name, title in names.items()
-        ),
+        row("macro F1", "macro_f1"),
+        row(_with_unit("NLL", "nats"), "nll"),
+        scaled_row("NLL", "nll"),
+        row("ECE", "ece"),
+        scaled_row("ECE", "ece"),
     ]
 
 
@@ -241,11 +249,6 @@ def _percentage(value: float, bounds: Sequence[float]) -> Markup:
     low, high = bounds
     shown = element("span", f"{100 * low:.1f} to {100 * high:.1f}", class_="share")
     return join(f"{value:.1%}", shown)
-
-
-def _scaled(metrics: Mapping[str, Any], name: str) -> Markup:
-    scaling = metrics["temperature_scaling"]
-    return join("none") if scaling is None else _bounded(scaling[name], scaling["ci95"][name])
 
 
 def _bounded(value: float, bounds: Sequence[float]) -> Markup:
@@ -390,11 +393,15 @@ def _calibration(report: Report) -> Iterator[Markup]:
 def _how_fitted(report: Report) -> str:
     if report.split.name == "validation":
         return (
-            f"The images of validation are dealt into {calibration.FOLDS} folds, and those of a "
-            "fold are scaled with the temperature that fits the others: no figure after scaling "
-            "is of images that its temperature was fitted on."
+            f"The images of validation are dealt into {calibration.FOLDS} folds, equal ones into "
+            "the same, and those of a fold are scaled with the temperature that fits the others "
+            "that are not also in train: no figure after scaling is of images that its "
+            "temperature was fitted on."
         )
-    return f"The temperature is fitted on validation, and nothing of {report.split.name} enters it."
+    return (
+        "The temperature is fitted on the images of validation that are not also in train, and "
+        f"not on those of {report.split.name}."
+    )
 
 
 def _why_unscaled(model: ModelReport) -> str:
@@ -402,7 +409,10 @@ def _why_unscaled(model: ModelReport) -> str:
         return (
             "No temperature is fitted: the model was trained on validation, and is too sure there."
         )
-    return "No temperature is fitted: the data have no validation split with such labels."
+    return (
+        "No temperature is fitted: the data have no validation split with such labels, or all of "
+        "its images are also in train."
+    )
 
 
 def _temperature(scaling: Mapping[str, Any]) -> str:

@@ -119,8 +119,9 @@ def make_report(
     """Measures models on a split.
 
     Temperatures are fitted on the validation split, whatever split is measured: its images go
-    through the models too.  Where it is the measured one, each image's temperature is fitted
-    without it (`calibration.cross_fitted_temperatures`).
+    through the models too.  Those that also stand in `train` are left out: of them, a model is as
+    sure as of what it was trained on.  Where validation is the measured split, each image's
+    temperature is fitted without it and its equals (`calibration.cross_fitted_temperatures`).
 
     Args:
       classifiers: by name.
@@ -163,14 +164,11 @@ def make_report(
         return answers
 
     answers = answers_on(split)
-    if validation is None:
-        scalings: dict[str, _Scaling] = {}
-    elif validation is split:
-        scalings = {name: _cross_fitted(answer.predictions) for name, answer in answers.items()}
-    else:
-        fitted_on = answers_on(validation)
+    scalings: dict[str, _Scaling | None] = {}
+    if validation is not None:
+        fitted_on = answers if validation is split else answers_on(validation)
         scalings = {
-            name: _fitted(answer.predictions, fitted_on[name].predictions)
+            name: _scaling(answer.predictions, fitted_on[name].predictions, validation.leaked_rows)
             for name, answer in answers.items()
         }
     background = _Background.of(split)
@@ -299,7 +297,7 @@ class _Scaling:
 
     Attributes:
       predictions: those measured, scaled.
-      temperature: the one that fits all of validation.
+      temperature: the one that fits validation without the images also in train.
       of_folds: those that were used instead, where the measured images are validation's.
     """
 
@@ -308,23 +306,32 @@ class _Scaling:
     of_folds: Sequence[float] | None
 
 
-def _fitted(predictions: Predictions, validation: Predictions) -> _Scaling:
-    temperature = calibration.fit_temperature(validation.probabilities, validation.labels)
-    probabilities = calibration.scaled(predictions.probabilities, temperature)
-    scaled = dataclasses.replace(predictions, probabilities=probabilities)
-    return _Scaling(scaled, temperature, None)
+def _scaling(
+    predictions: Predictions, validation: Predictions, leaked_rows: frozenset[int]
+) -> _Scaling | None:
+    """Returns predictions with the temperature of those of validation, which may be the same.
 
-
-def _cross_fitted(predictions: Predictions) -> _Scaling:
-    probabilities, labels = predictions.probabilities, predictions.labels
-    temperatures = calibration.cross_fitted_temperatures(probabilities, labels)
-    return _Scaling(
-        predictions=dataclasses.replace(
-            predictions, probabilities=calibration.scaled(probabilities, temperatures)
-        ),
-        temperature=calibration.fit_temperature(probabilities, labels),
-        of_folds=np.unique(temperatures).tolist(),
+    None where all of validation is leaked.
+    """
+    kept = validation.without(leaked_rows)
+    if not kept.any():
+        return None
+    temperature = calibration.fit_temperature(
+        validation.probabilities[kept], validation.labels[kept]
     )
+    of_images: float | npt.NDArray[np.float64] = temperature
+    of_folds = None
+    if predictions is validation:
+        of_images = calibration.cross_fitted_temperatures(
+            predictions.probabilities,
+            predictions.labels,
+            groups=predictions.images,
+            fitted_on=kept,
+        )
+        of_folds = np.unique(of_images).tolist()
+    probabilities = calibration.scaled(predictions.probabilities, of_images)
+    scaled = dataclasses.replace(predictions, probabilities=probabilities)
+    return _Scaling(scaled, temperature, of_folds)
 
 
 def _model_report(
@@ -350,7 +357,7 @@ def _model_report(
             "seed": bootstrap.SEED,
             "ci95": evaluation.bootstrap_intervals(predictions, leaked_rows=leaked_rows),
         },
-        "temperature_scaling": None if scaling is None else _scaling_metrics(scaling),
+        "temperature_scaling": None if scaling is None else _scaling_metrics(scaling, leaked_rows),
         "aurc": curve.area,
         "accuracy_at_coverage": {
             f"{coverage}": curve.accuracy_at(coverage) for coverage in selective.COVERAGES
@@ -371,14 +378,25 @@ def _model_report(
     )
 
 
-def _scaling_metrics(scaling: _Scaling) -> dict[str, Any]:
-    intervals = evaluation.bootstrap_intervals(scaling.predictions)
+def _scaling_metrics(scaling: _Scaling, leaked_rows: frozenset[int]) -> dict[str, Any]:
+    predictions = scaling.predictions
+    leak_free = predictions.only(predictions.without(leaked_rows))
+    intervals = evaluation.bootstrap_intervals(predictions, leaked_rows=leaked_rows)
     return {
         "temperature": scaling.temperature,
         "fitted_on": "validation",
         "fold_temperatures": scaling.of_folds,
-        "nll": float(scaling.predictions.losses.mean()),
-        "ece": _reliability(scaling.predictions).error,
+        **_calibration(predictions, intervals),
+        "leak_free": _calibration(leak_free, intervals["leak_free"])
+        if len(leak_free.rows)
+        else None,
+    }
+
+
+def _calibration(predictions: Predictions, intervals: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "nll": float(predictions.losses.mean()),
+        "ece": _reliability(predictions).error,
         "ci95": {name: intervals[name] for name in ("nll", "ece")},
     }
 

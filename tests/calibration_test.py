@@ -108,9 +108,39 @@ def test_probabilities_of_zero_stay_finite() -> None:
     assert calibration.fit_temperature(probabilities, np.roll(np.arange(7), 1)) == 100
 
 
+def cross_fitted(probabilities, labels, *, groups=None, fitted_on=None) -> np.ndarray:
+    apart = np.arange(len(labels), dtype=np.uint64)
+    return calibration.cross_fitted_temperatures(
+        probabilities,
+        labels,
+        groups=apart if groups is None else groups,
+        fitted_on=np.full(len(labels), True) if fitted_on is None else fitted_on,
+    )
+
+
+def test_equal_images_get_temperatures_that_were_fitted_on_none_of_them() -> None:
+    probabilities, labels = (np.repeat(part, 2, axis=0) for part in draw(60, temperature=2))
+    groups = np.repeat(np.arange(60, dtype=np.uint64), 2)
+    temperatures = cross_fitted(probabilities, labels, groups=groups)
+    assert (temperatures[::2] == temperatures[1::2]).all()
+    for fold in np.unique(temperatures):
+        inside = temperatures == fold
+        assert fold == calibration.fit_temperature(probabilities[~inside], labels[~inside])
+
+
+def test_no_temperature_is_fitted_on_what_is_left_out() -> None:
+    probabilities, labels = draw(60, temperature=2)
+    fitted_on = np.arange(60) % 3 > 0
+    temperatures = cross_fitted(probabilities, labels, fitted_on=fitted_on)
+    changed = np.where(fitted_on, labels, (labels + 1) % 7)
+    assert (cross_fitted(probabilities, changed, fitted_on=fitted_on) == temperatures).all()
+    assert (cross_fitted(probabilities, labels) != temperatures).all()
+    assert (cross_fitted(probabilities, labels, fitted_on=np.zeros(60, np.bool_)) == 1).all()
+
+
 def test_no_image_s_own_label_enters_its_temperature() -> None:
     probabilities, labels = draw(60, temperature=2)
-    temperatures = calibration.cross_fitted_temperatures(probabilities, labels)
+    temperatures = cross_fitted(probabilities, labels)
     folds = np.unique(temperatures)
     assert len(folds) == calibration.FOLDS
     for fold in folds:
@@ -118,7 +148,7 @@ def test_no_image_s_own_label_enters_its_temperature() -> None:
         assert inside.sum() == 12
         assert fold == calibration.fit_temperature(probabilities[~inside], labels[~inside])
         changed = np.where(inside, (labels + 1) % 7, labels)
-        again = calibration.cross_fitted_temperatures(probabilities, changed)
+        again = cross_fitted(probabilities, changed)
         assert (again[inside] == fold).all()
         assert (again[~inside] != temperatures[~inside]).all()
 
@@ -126,6 +156,6 @@ def test_no_image_s_own_label_enters_its_temperature() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_images_have_temperatures_too(count) -> None:
     probabilities, labels = draw(count)
-    temperatures = calibration.cross_fitted_temperatures(probabilities, labels)
+    temperatures = cross_fitted(probabilities, labels)
     assert temperatures.shape == (count,)
     assert np.isfinite(calibration.scaled(probabilities, temperatures)).all()

@@ -85,6 +85,8 @@ def test_the_figures_without_leaked_images_stand_in_a_table(of_one, validation) 
     for name, title in {"macro_f1": "macro F1", "nll": "NLL nats", "ece": "ECE"}.items():
         low, high = metrics["bootstrap"]["ci95"]["leak_free"][name]
         assert f"{title} {metrics['leak_free'][name]:.3f} {low:.3f} to {high:.3f}" in table
+    scaling = metrics["temperature_scaling"]["leak_free"]
+    assert f"ECE with temperature {scaling['ece']:.3f}" in table
 
 
 def test_a_split_of_leaked_images_alone_has_no_such_table(validation) -> None:
@@ -197,5 +199,5 @@ def test_data_without_votes_without_validation_and_of_one_image(tmp_path) -> Non
 def test_the_test_split_says_where_its_temperature_is_from(voted_data_dir) -> None:
     report = make_report({"m": classifier(0)}, records.open_split(voted_data_dir, "test"))
     text = page_of(report).texts["calibration"]
-    assert "fitted on validation, and nothing of test enters it" in text
+    assert "not also in train, and not on those of test" in text
     assert "folds" not in text

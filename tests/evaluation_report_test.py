@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -157,7 +158,10 @@ def test_validation_itself_is_cross_fitted(classifiers, validation) -> None:
     ]
     predictions = predictions_of(classifiers["runs/a"], validation)
     temperatures = calibration.cross_fitted_temperatures(
-        predictions.probabilities, predictions.labels
+        predictions.probabilities,
+        predictions.labels,
+        groups=predictions.images,
+        fitted_on=np.full(35, True),
     )
     scaled = calibration.scaled(predictions.probabilities, temperatures)
     of_labels = scaled[np.arange(len(scaled)), predictions.labels]
@@ -165,6 +169,30 @@ def test_validation_itself_is_cross_fitted(classifiers, validation) -> None:
     np.testing.assert_allclose(scaling["fold_temperatures"], np.unique(temperatures))
     least, most = min(temperatures), max(temperatures)
     assert least <= scaling["temperature"] <= most
+
+
+def test_leaked_images_of_validation_do_not_enter_the_temperature(
+    classifiers, voted_data_dir, validation, monkeypatch
+) -> None:
+    model = classifiers["runs/a"]
+    rows = records.load_split(validation, ["row"])["row"]
+    leaking = dataclasses.replace(validation, leaked_rows=frozenset(rows[:20].tolist()))
+    scaling = only(make_report({"m": model}, leaking)).metrics["temperature_scaling"]
+    left = predictions_of(model, validation).only(np.arange(20, 35))
+    temperature = calibration.fit_temperature(left.probabilities, left.labels)
+    assert scaling["temperature"] == pytest.approx(temperature)
+    low, high = scaling["leak_free"]["ci95"]["nll"]
+    assert low < scaling["leak_free"]["nll"] < high
+    assert scaling["leak_free"]["nll"] != scaling["nll"]
+
+    test = records.open_split(voted_data_dir, "test")
+    monkeypatch.setattr(records, "open_split", lambda *args, **kwargs: leaking)
+    scaling = only(make_report({"m": model}, test)).metrics["temperature_scaling"]
+    assert scaling["temperature"] == pytest.approx(temperature)
+    assert scaling["leak_free"]["nll"] == scaling["nll"]  # nothing of test leaks
+
+    all_leak = dataclasses.replace(validation, leaked_rows=frozenset(rows.tolist()))
+    assert only(make_report({"m": model}, all_leak)).metrics["temperature_scaling"] is None
 
 
 def test_no_temperature_is_fitted_to_what_was_trained_on_validation(
