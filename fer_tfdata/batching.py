@@ -27,6 +27,7 @@ def gather_batches(
       Batches (images [batch_size, ...], labels [batch_size, ...]).
     """
 
+    @tf.autograph.experimental.do_not_convert
     def gather(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.gather(images, batch), tf.gather(labels, batch)
 

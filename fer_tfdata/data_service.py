@@ -62,8 +62,8 @@ def map_windows(
 
     Args:
       make_window: makes a window, a structure of tensors, of its number, int64 []; a function of
-        the number alone, which runs on the workers: the files that it reads must be there under
-        the same paths.
+        the number alone, traced without AutoGraph, which runs on the workers: the files that it
+        reads must be there under the same paths.
       first: the number of the first window.
       address: of the dispatcher, `grpc://host:port`.
       timeout_seconds: how long to wait for a window.
@@ -72,10 +72,15 @@ def map_windows(
       InputError: the address is none, or no dispatcher answers there.
     """
     check_reachable(address)
+
+    @tf.autograph.experimental.do_not_convert
+    def number_window(number: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        return number, make_window(number)
+
     numbered = (
         tf.data.Dataset.range(first, tf.int64.max)
         .map(
-            lambda number: (number, make_window(number)),
+            number_window,
             num_parallel_calls=_WINDOWS_AT_ONCE,
             deterministic=True,
         )

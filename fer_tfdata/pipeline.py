@@ -5,6 +5,9 @@ first layer, so that training and prediction cannot preprocess differently.
 
 What an iterator's state would be is two integers, the seed and the step: a dataset that starts at
 a step yields what one that came from the beginning yields from there on.
+
+What is mapped is traced as it stands.  AutoGraph has nothing to convert in it, and takes more than
+half of the time until the first batch to find that out.
 """
 
 import functools
@@ -72,8 +75,9 @@ def train_dataset(
       process_index: which of the processes that train together this one is, from 0.
       process_count: how many they are.
       augment: changes a batch, given its images, its labels and a seed, int64 [2], that differs
-        for each (seed, step, process); what it returns is yielded.  Or several, each by the step
-        from which on it is the one; the first by 0.
+        for each (seed, step, process); what it returns is yielded.  It is traced without
+        AutoGraph: what depends on a tensor's value is for `tf.cond` or `tf.where`.  Or several,
+        each by the step from which on it is the one; the first by 0.
       memory_budget_bytes: bytes of images that may be held in memory.
       data_service_address: of a tf.data service dispatcher, `grpc://host:port`, whose workers then
         do what is done here otherwise; the split is streamed, in the same order.
@@ -160,6 +164,7 @@ def eval_dataset(
         _assert_cardinality(split.examples)
     )
 
+    @tf.autograph.experimental.do_not_convert
     def parse(batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
         features = labelling.parse(batch, split.schema, labels)
         return tuple(features[field] for field in fields)
@@ -214,6 +219,7 @@ def padded_eval_dataset(
         padded = tf.pad(values, [[0, missing], *[[0, 0]] * (values.shape.rank - 1)])
         return tf.ensure_shape(padded[first : first + rows], [rows, *values.shape[1:]])
 
+    @tf.autograph.experimental.do_not_convert
     def pad(images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, ...]:
         weights = tf.fill(tf.shape(images)[:1], tf.constant(weight, tf.float32))
         return part(images), part(targets), part(weights)
@@ -244,6 +250,7 @@ def _in_memory(
     steps = schedule.steps
     first_epoch, skipped = divmod(start_step, steps)
 
+    @tf.autograph.experimental.do_not_convert
     def positions(epoch: tf.Tensor) -> tf.data.Dataset:
         # One permutation an epoch costs less than drawing positions batch by batch.
         order = tf.random.experimental.stateless_shuffle(usable, seed=fold(seed, ORDER, epoch))
@@ -286,9 +293,8 @@ def _load(split: records.Split, labels: str) -> tuple[tf.Tensor, tf.Tensor, tf.T
 def _streaming(reader: streaming.WindowReader, first: int, at_once: int) -> tf.data.Dataset:
     return (
         tf.data.Dataset.range(first, tf.int64.max)
-        # Several at once: reading, parsing and shuffling never wait for one another.  Without
-        # AutoGraph, which has nothing to convert here and takes half a second to find that out.
-        .map(tf.autograph.experimental.do_not_convert(reader.read), at_once)
+        # Several at once: reading, parsing and shuffling never wait for one another.
+        .map(reader.read, at_once)
         .prefetch(1)
         .flat_map(reader.cut)
     )
@@ -322,6 +328,7 @@ def _augmented(
         return batches
     latest_first = sorted(augment.items() if isinstance(augment, Mapping) else [(0, augment)])[::-1]
 
+    @tf.autograph.experimental.do_not_convert
     def change(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[Any, Any]:
         # A number for each step of each process.
         number = step * schedule.process_count + schedule.process_index

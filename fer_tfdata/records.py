@@ -402,7 +402,12 @@ def load_split(split: Split, features: Sequence[str] | None = None) -> dict[str,
     dataset = tf.data.Dataset.from_tensor_slices([str(split.directory / s.file) for s in shards])
     at_once = min(joblib.cpu_count(), _MOST_SHARDS_AT_ONCE)
     parsed = {"label", *arrays}
-    contents = iter(dataset.map(lambda file: _read_shard(file, split.schema, parsed), at_once))
+
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert
+    def read(file: tf.Tensor) -> dict[str, tf.Tensor]:
+        return _read_shard(file, split.schema, parsed)
+
+    contents = iter(dataset.map(read, at_once))
     start = 0
     for shard in shards:
         path = split.directory / shard.file

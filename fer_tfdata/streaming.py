@@ -78,6 +78,7 @@ class WindowReader:
         self._windows = windows
         self._shards = _Shards.of(split, labels)
 
+    @tf.autograph.experimental.do_not_convert
     def read(self, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Reads a window.
 
@@ -107,6 +108,7 @@ class WindowReader:
         )
         return images, labels, tf.reshape(order[: batches * batch_size], (-1, batch_size))
 
+    @tf.autograph.experimental.do_not_convert
     def cut(self, images: tf.Tensor, labels: tf.Tensor, positions: tf.Tensor) -> tf.data.Dataset:
         """Returns the batches of a window that was read."""
         return gather_batches(tf.data.Dataset.from_tensor_slices(positions), images, labels)
