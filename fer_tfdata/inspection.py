@@ -6,13 +6,13 @@ does not grow with the data; `inspection_page` makes a page of it.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from fer_tfdata import ferplus
 from fer_tfdata.audit import Audit
@@ -21,14 +21,13 @@ from fer_tfdata.expressions import EIGHT_EXPRESSIONS, NO_LABEL, SPLITS
 from fer_tfdata.records import (
     MANIFEST,
     NAME,
-    READ_ERRORS,
     VERSION,
     Schema,
     Split,
     count_from_json,
     counts_from_json,
     open_split,
-    parse_batch,
+    read_batches,
     read_manifest,
     rows_from_json,
 )
@@ -42,7 +41,6 @@ SINGLE_IMAGES: Final = 48
 LISTED_ROWS: Final = 50
 
 _SEED: Final = 0
-_READ_BUFFER: Final = 8 << 20
 _BATCH_BYTES: Final = 4 << 20
 
 _Batch = Mapping[str, npt.NDArray[Any]]
@@ -277,8 +275,9 @@ def inspect(data_dir: Path, *, on_read: Callable[[int], object] = lambda count: 
     """
     contents = _read_contents(data_dir)
     gathering = _Gathering(contents)
+    batch_size = max(1, _BATCH_BYTES // math.prod(contents.schema.image_shape))
     for split in contents.splits:
-        for batch in _read_batches(split):
+        for batch in read_batches(split, batch_size):
             gathering.add(split.name, batch)
             on_read(len(batch["row"]))
     return Inspection(
@@ -434,29 +433,6 @@ def _rows_to_show(contents: Contents) -> npt.NDArray[np.int64]:
 
 
 # What the records say.
-
-
-def _read_batches(split: Split) -> Iterator[_Batch]:
-    """Yields a split's records, some megabytes at a time, in the order of the shards."""
-    size = max(1, _BATCH_BYTES // int(np.prod(split.schema.image_shape)))
-    for shard in split.shards:
-        path = split.directory / shard.file
-        count = 0
-        try:
-            dataset = tf.data.TFRecordDataset(str(path), buffer_size=_READ_BUFFER)
-            parsed = dataset.batch(size).map(lambda batch: parse_batch(batch, split.schema))
-            for batch in parsed.prefetch(2).as_numpy_iterator():
-                count += len(batch["row"])
-                yield batch
-        except READ_ERRORS as error:
-            raise InputError(
-                f"{path}: the shard is damaged; convert the source again with --overwrite"
-            ) from error
-        if count != shard.records:
-            raise InputError(
-                f"{path}: expected {shard.records} records, received {count}; convert the source "
-                "again with --overwrite"
-            )
 
 
 class _Sample:

@@ -4,12 +4,13 @@ A data directory is one of TensorFlow Datasets (`DIR/fer2013/1.0.0/`), with a ma
 TFDS's own metadata; `conversion` writes it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -411,24 +412,70 @@ def load_split(split: Split, features: Sequence[str] | None = None) -> dict[str,
     start = 0
     for shard in shards:
         path = split.directory / shard.file
-        try:
+        with _naming(path):
             content = next(contents)
-        except tf.errors.NotFoundError as error:
-            raise InputError(f"{path}: the shard has vanished while it was read") from error
-        except READ_ERRORS as error:
-            raise InputError(_damaged(path)) from error
         labels = content["label"].numpy()
-        if len(labels) != shard.records:
-            raise InputError(
-                f"{path}: expected {shard.records} records, received {len(labels)}; convert the "
-                "source again with --overwrite"
-            )
-        if (labels < NO_LABEL).any() or (labels >= len(split.schema.expressions)).any():
-            raise InputError(_damaged(path))
+        _check_count(path, shard, len(labels))
+        _check_labels(path, labels, split.schema)
         for name, array in arrays.items():
             array[start : start + shard.records] = memoryview(content[name])
         start += shard.records
     return arrays
+
+
+def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Yields a split's records a batch at a time, in the order of the shards.
+
+    Args:
+      split: as `open_split` returns it.
+      batch_size: records a batch; the last of a shard may be smaller.
+
+    Yields:
+      All features of n records, as `load_split` returns them.
+
+    Raises:
+      InputError: a shard is damaged; the message names it.  What comes before the damage was
+        yielded.
+    """
+
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert
+    def parse(batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        return parse_batch(batch, split.schema)
+
+    for shard in split.shards:
+        path = split.directory / shard.file
+        serialized = tf.data.TFRecordDataset(str(path), buffer_size=_READ_BUFFER).batch(batch_size)
+        count = 0
+        with _naming(path):
+            for batch in serialized.map(parse).prefetch(2).as_numpy_iterator():
+                _check_labels(path, batch["label"], split.schema)
+                count += len(batch["label"])
+                yield batch
+        _check_count(path, shard, count)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Makes an error that names the shard of one that reading it raises."""
+    try:
+        yield
+    except tf.errors.NotFoundError as error:
+        raise InputError(f"{path}: the shard has vanished while it was read") from error
+    except READ_ERRORS as error:
+        raise InputError(_damaged(path)) from error
+
+
+def _check_count(path: Path, shard: Shard, received: int) -> None:
+    if received != shard.records:
+        raise InputError(
+            f"{path}: expected {shard.records} records, received {received}; convert the source "
+            "again with --overwrite"
+        )
+
+
+def _check_labels(path: Path, labels: npt.NDArray[np.int64], schema: Schema) -> None:
+    if (labels < NO_LABEL).any() or (labels >= len(schema.expressions)).any():
+        raise InputError(_damaged(path))
 
 
 def _aligned(shape: Sequence[int], dtype: Any) -> npt.NDArray[Any]:

@@ -169,9 +169,20 @@ def test_records_of_another_content_are_noticed(data_dir: Path, label: int, feat
             example.features.feature["label"].int64_list.value[:] = [label]
             serialized = example.SerializeToString(deterministic=True)
             writer.write(serialized.replace(b"image", feature.encode()))
-    with pytest.raises(InputError, match="damaged") as caught:
-        records.load_split(records.open_split(data_dir, "validation"))
-    assert str(path) in str(caught.value)
+    split = records.open_split(data_dir, "validation")
+    for read in (records.load_split, lambda split: list(records.read_batches(split, 10))):
+        with pytest.raises(InputError, match="damaged") as caught:
+            read(split)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 35, 1000])
+def test_batches_of_a_split_are_all_of_it(data_dir: Path, batch_size: int):
+    split = records.open_split(data_dir, "validation")
+    batches = list(records.read_batches(split, batch_size))
+    assert [len(batch["row"]) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    for name, expected in records.load_split(split).items():
+        np.testing.assert_array_equal(np.concatenate([batch[name] for batch in batches]), expected)
 
 
 def test_what_is_not_asked_for_is_not_decoded(data_dir: Path):
