@@ -139,6 +139,31 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments: list[str], message: st
     assert done.stderr.count("\n") == 1
 
 
+def test_a_program_that_is_interrupted_leaves_no_half_of_a_copy(
+    model: Path, tmp_path: Path
+) -> None:
+    # More results than a pipe holds: the program waits for who reads them.
+    clip = write_video(tmp_path / "clip.mp4", sliding_photograph(600, height=36, width=48))
+    copies = tmp_path / "copies"
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tools.predict", f"--model={model}"),
+            *(f"--input={clip}", f"--output_dir={copies}"),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
+        assert started.stdout is not None
+        started.stdout.readline()
+        assert len(list(copies.iterdir())) == 1
+        started.terminate()
+        _, said = started.communicate()
+    assert (started.returncode, said) == (130, "interrupted\n")
+    assert not list(copies.iterdir())
+
+
 def test_help_is_complete() -> None:
     done = run_program("--help")
     assert done.returncode == 0
@@ -279,8 +304,9 @@ def test_a_camera_that_fails_gives_exit_code_1(
     assert "camera:0: expected pictures of the camera, received no more" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_a_camera_cleanly_and_a_terminal_shows_results_above_the_bar(
-    model: Path, recording: Path, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_camera_cleanly_and_a_terminal_shows_results_above_the_bar(
+    model: Path, recording: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "out"
     program = (
@@ -305,7 +331,7 @@ def test_ctrl_c_ends_a_camera_cleanly_and_a_terminal_shows_results_above_the_bar
             while piece := os.read(main_end, 4096):
                 shown += piece
                 if b'"frame": 3' in shown and not asked:
-                    started.send_signal(signal.SIGINT)
+                    started.send_signal(number)
                     asked = True
     os.close(main_end)
     assert started.returncode == 0

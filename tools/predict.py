@@ -8,7 +8,8 @@ An image is a photograph, in which faces are looked for, or a face that has been
 such as FER2013's 48 x 48 pixels; see --detector.  The results go to stdout, as soon as they are
 there.  An image or video without a face is said on stderr and is no error; a file that cannot be
 read gives its error in place of its faces (JSON) or on stderr alone (CSV), the others go on, and
-the exit code is 1 at the end.  A camera ends with Ctrl-C, or with the window that shows it.
+the exit code is 1 at the end.  A camera ends with Ctrl-C or SIGTERM, or with the window that shows
+it.
 """
 
 import contextlib
@@ -17,8 +18,9 @@ import io
 import itertools
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from absl import flags
@@ -172,13 +174,15 @@ def _predict_files(options: PredictOptions) -> int:
     predictor = _load(options)
     predicted = predictor.predict_frames(inputs.read_frames(files), smoothing=options.smoothing)
     results = _copied(predicted, destinations)
-    with contextlib.closing(results):
+    # As Ctrl-C does, so that what is half-written is removed.
+    interrupted = _signals_handled([signal.SIGTERM], signal.default_int_handler)
+    with interrupted, contextlib.closing(results):
         write = _writer(options, predictor.expressions).write
         return _print(results, write, total=inputs.num_frames(files))
 
 
 def predict_camera(options: PredictOptions, camera: "Camera") -> int:
-    """Predicts a camera's pictures until Ctrl-C, and returns the exit code.
+    """Predicts a camera's pictures until Ctrl-C or SIGTERM, and returns the exit code.
 
     Where there is a screen, a window shows them, and stdout gets the results only where it is no
     terminal.
@@ -193,7 +197,7 @@ def predict_camera(options: PredictOptions, camera: "Camera") -> int:
         else {Path(camera.name): Path(options.output_dir, camera.name.replace(":", "-") + ".mp4")}
     )
     predicted = predictor.predict_frames(camera.frames(), smoothing=options.smoothing, live=True)
-    with _stopped_by_ctrl_c(camera), contextlib.closing(predicted):
+    with _stopped_by_signals(camera), contextlib.closing(predicted):
         results = _copied(_shown(predicted, window, camera), destinations)
         shown_alone = window is not None and sys.stdout.isatty()
         write = _ignore if shown_alone else _writer(options, predictor.expressions).write
@@ -211,19 +215,29 @@ def _load(options: PredictOptions) -> "Predictor":
 
 
 @contextlib.contextmanager
-def _stopped_by_ctrl_c(camera: "Camera") -> Iterator[None]:
-    """Makes of a first Ctrl-C the camera's end; a second one interrupts the program."""
-    before = signal.getsignal(signal.SIGINT)
+def _stopped_by_signals(camera: "Camera") -> Iterator[None]:
+    """Makes of a first Ctrl-C or SIGTERM the camera's end; a second one interrupts the program."""
 
     def stop(*_: object) -> None:
         camera.stop()
-        signal.signal(signal.SIGINT, before)
+        for number in numbers:
+            signal.signal(number, signal.default_int_handler)
 
-    signal.signal(signal.SIGINT, stop)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    with _signals_handled(numbers, stop):
+        yield
+
+
+@contextlib.contextmanager
+def _signals_handled(
+    numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], object]
+) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
 def _shown(predicted: "Predicted", window: "LiveWindow | None", camera: "Camera") -> "Predicted":
