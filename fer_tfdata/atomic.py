@@ -14,6 +14,9 @@ from fer_tfdata.errors import InputError
 
 # What tempfile.mkstemp makes of `replacing`'s prefix and suffix.
 _TEMPORARY: Final = re.compile(r"\.[a-z0-9_]{8}\..+")
+# So many characters of the final name stand at the temporary one's end: a file system takes 255
+# bytes, which the final one may have already.
+_KEPT: Final = 60
 
 
 def write_text(path: Path, text: str) -> None:
@@ -29,7 +32,8 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary name ends as the final one, since Keras and matplotlib choose the format by that.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f".{path.name}")
+    suffix = f".{path.name[-_KEPT:]}"
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=suffix)
     os.close(descriptor)
     temporary = Path(name)
     try:

@@ -44,6 +44,15 @@ def test_the_temporary_file_stands_beside_and_ends_alike(tmp_path: Path):
     assert names(tmp_path) == ["model.weights.h5"]
 
 
+@pytest.mark.parametrize("letter", ["a", "\u00e9", "\u9854", "\U0001f600"])
+def test_a_name_may_be_as_long_as_a_file_system_takes(tmp_path: Path, letter: str):
+    path = tmp_path / f"{letter * (251 // len(letter.encode()))}.mp4"
+    with atomic.replacing(path) as temporary:
+        assert temporary.name.endswith(f"{letter}.mp4")
+        assert atomic.left_by_kills(tmp_path) == [temporary]
+    assert names(tmp_path) == [path.name]
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("old", [None, "old"])
 def test_a_failing_block_leaves_the_old_file(
