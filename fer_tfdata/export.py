@@ -256,6 +256,7 @@ def _write(
         model=source.name,
         model_sha256=source.sha256,
         manifest_sha256=source.manifest_sha256,
+        trained_on=source.trained_on,
         content_bytes=content_bytes,
         content_sha256=content_sha256,
     )

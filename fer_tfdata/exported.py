@@ -62,6 +62,7 @@ class Metadata:
       model: the name under which the model was given.
       model_sha256: of the file that its weights came from.
       manifest_sha256: of the manifest of the data that it was trained on; None where unknown.
+      trained_on: the splits that its weights were trained on; None where unknown.
       content_bytes: how many bytes the export has without this.
       content_sha256: their checksum; a SavedModel's files follow each other by their names.
     """
@@ -74,6 +75,7 @@ class Metadata:
     model: str
     model_sha256: str
     manifest_sha256: str | None
+    trained_on: tuple[str, ...] | None = None  # older exports do not say it
     content_bytes: int
     content_sha256: str
 
@@ -92,6 +94,8 @@ def from_json(text: str) -> Metadata:
     content = json.loads(text)
     for name in ("image_shape", "expressions"):
         content[name] = tuple(content[name])
+    if content.get("trained_on") is not None:
+        content["trained_on"] = tuple(content["trained_on"])
     metadata = Metadata(**content)
     if metadata.expressions not in (EXPRESSIONS, EIGHT_EXPRESSIONS):
         raise ValueError("its expressions are others")
@@ -160,6 +164,25 @@ def load(path: Path) -> Exported:
     return _load_litert(path) if path.suffix == SUFFIXES["litert"] else _load_onnx(path)
 
 
+def read_metadata(path: Path) -> Metadata:
+    """Returns what an export says of itself; its content is not looked at.
+
+    Raises:
+      InputError: there is none, or it cannot be read; ONNX Runtime, where it is needed, is not
+        installed.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: expected an export, received nothing there")
+    if path.suffix == SUFFIXES["onnx"] and not path.is_dir():
+        runtime = import_runtime("onnxruntime")
+        with _reading(path):
+            return _onnx_metadata(_onnx_session(runtime, path.read_bytes()))
+    with _reading(path):
+        if path.is_dir():
+            return _saved_model_metadata(path)
+        return _litert_metadata(path.read_bytes())
+
+
 def import_runtime(module: str) -> Any:
     """Returns a module of the extra `export`.
 
@@ -199,7 +222,7 @@ def _load_saved_model(path: Path) -> Exported:
     import tensorflow as tf
 
     with _reading(path):
-        metadata = from_json((path / EXTRA / METADATA).read_text(encoding="utf-8"))
+        metadata = _saved_model_metadata(path)
         _check(metadata, contents(path))
         loaded = tf.saved_model.load(str(path))
         signature = loaded.signatures[SIGNATURE]
@@ -216,8 +239,7 @@ def _load_litert(path: Path) -> Exported:
     runtime = import_runtime("ai_edge_litert.interpreter")
     with _reading(path), chatter.kept_back():
         content = path.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            metadata = from_json(archive.read(METADATA).decode())
+        metadata = _litert_metadata(content)
         _check(metadata, [content[: metadata.content_bytes]])
         threads = joblib.cpu_count()
         interpreter = runtime.Interpreter(model_content=content, num_threads=threads)
@@ -236,10 +258,27 @@ def _load_onnx(path: Path) -> Exported:
     runtime = import_runtime("onnxruntime")
     with _reading(path):
         content = path.read_bytes()
-        session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        metadata = from_json(session.get_modelmeta().custom_metadata_map[METADATA])
+        session = _onnx_session(runtime, content)
+        metadata = _onnx_metadata(session)
         _check(metadata, [content[: metadata.content_bytes]])
     return Exported(metadata, lambda images: session.run([OUTPUT], {INPUT: images})[0])
+
+
+def _saved_model_metadata(path: Path) -> Metadata:
+    return from_json((path / EXTRA / METADATA).read_text(encoding="utf-8"))
+
+
+def _litert_metadata(content: bytes) -> Metadata:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return from_json(archive.read(METADATA).decode())
+
+
+def _onnx_session(runtime: Any, content: bytes) -> Any:
+    return runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+
+def _onnx_metadata(session: Any) -> Metadata:
+    return from_json(session.get_modelmeta().custom_metadata_map[METADATA])
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ class NamedModel:
       sha256: the checksum of the file that its weights came from.
       manifest_sha256: that of the manifest of the data that it was trained on; None where nothing
         says it.
-      trained_on: the splits that it was trained on; None where nothing says it.
+      trained_on: the splits that it was trained on; None where nothing says so.
     """
 
     name: str
@@ -43,7 +43,7 @@ class NamedModel:
     classifier: KerasClassifier
     sha256: str
     manifest_sha256: str | None
-    trained_on: list[str] | None
+    trained_on: tuple[str, ...] | None
 
 
 def load(name: str) -> Classifier:
@@ -70,13 +70,14 @@ def load_keras(name: str) -> NamedModel:
         )
     model = _model(name)
     sha256, manifest_sha256 = _origin(name)
+    splits = trained_on(name)
     return NamedModel(
         name=name,
         model=model,
         classifier=_classifier(name, model),
         sha256=sha256,
         manifest_sha256=manifest_sha256,
-        trained_on=trained_on(name),
+        trained_on=None if splits is None else tuple(splits),
     )
 
 
@@ -95,12 +96,13 @@ def trained_on(name: str) -> list[str] | None:
     """Returns the splits that the model `name` was trained on; None where nothing says so.
 
     Raises:
-      InputError: there is no such model.
+      InputError: there is no such model, or an export cannot be read.
     """
     if name == PRETRAINED:
         return pretrained.trained_on()
     if exported.is_export(Path(name)):
-        return None
+        splits = exported.read_metadata(Path(name)).trained_on
+        return None if splits is None else list(splits)
     return run_directory.trained_on(Path(name))
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 import threading
@@ -45,8 +46,32 @@ def metadata(**changes) -> Metadata:
 
 
 def test_metadata_survive_the_round_trip() -> None:
-    for some in (metadata(), metadata(manifest_sha256="22", expressions=EIGHT_EXPRESSIONS)):
+    for some in (
+        metadata(),
+        metadata(manifest_sha256="22", expressions=EIGHT_EXPRESSIONS),
+        metadata(trained_on=("train", "validation")),
+    ):
         assert exported.from_json(exported.to_json(some)) == some
+
+
+def test_an_older_export_does_not_say_what_it_was_trained_on() -> None:
+    content = json.loads(exported.to_json(metadata()))
+    del content["trained_on"]
+    assert exported.from_json(json.dumps(content)).trained_on is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_export_says_of_itself_what_it_says_when_it_is_loaded(written, name, tmp_path) -> None:
+    assert exported.read_metadata(written[name]) == exported.load(written[name]).metadata
+    absent = tmp_path / written[name].name
+    with pytest.raises(InputError, match="expected an export, received nothing there"):
+        exported.read_metadata(absent)
+    if written[name].is_dir():
+        absent.mkdir()
+    else:
+        absent.write_bytes(b"none")
+    with pytest.raises(InputError, match="received a damaged one"):
+        exported.read_metadata(absent)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -51,6 +51,17 @@ def test_a_keras_model_knows_where_it_came_from(run_dir) -> None:
     assert shipped.manifest_sha256 == description["metrics"]["none"]["manifest_sha256"]
 
 
+def test_an_export_says_what_its_model_was_trained_on(
+    run_dir, small_exports, demo_data_dir, tmp_path
+) -> None:
+    (run_dir / "metrics.json").write_text('{"trained_on": ["train", "validation"]}')
+    source = named_models.load_keras(str(run_dir))
+    assert source.trained_on == ("train", "validation")
+    path, _ = exports.write(source, tmp_path, demo_data_dir, "litert")
+    assert named_models.trained_on(str(path)) == ["train", "validation"]
+    assert named_models.trained_on(str(small_exports.paths["litert"])) is None
+
+
 @pytest.mark.parametrize("load", [named_models.load, named_models.load_keras])
 def test_what_is_no_model_is_said_by_its_name(load, tmp_path) -> None:
     with pytest.raises(InputError, match=r"absent: expected a run directory or a \.keras file"):
