@@ -162,6 +162,18 @@ def split_address(address: str) -> tuple[str, int]:
     return match[1].strip("[]"), int(match[2])
 
 
+def join_address(host: str, port: int) -> str:
+    """Returns `grpc://host:port`, with brackets around an IPv6 address whether it has them or not.
+
+    Raises:
+      InputError: the host or the port can stand in no address.
+    """
+    plain = host.strip("[]")
+    address = f"grpc://[{plain}]:{port}" if ":" in plain else f"grpc://{plain}:{port}"
+    split_address(address)
+    return address
+
+
 def start_dispatcher(*, port: int) -> tuple[Any, int]:
     """Starts a dispatcher in this process, on all of the machine's network interfaces.
 
@@ -189,7 +201,7 @@ def start_worker(*, dispatcher: str, host: str, port: int) -> tuple[Any, int]:
 
     Raises:
       InputError: no dispatcher answers at its address, or it is elsewhere and the host is this
-        machine's name for itself, or the port is taken or not one that may be had.
+        machine's name for itself or none, or the port is taken or not one that may be had.
     """
     if _is_loopback(host) and not _is_loopback(split_address(dispatcher)[0]):
         raise InputError(
@@ -201,7 +213,7 @@ def start_worker(*, dispatcher: str, host: str, port: int) -> tuple[Any, int]:
     port = _free_port(port)
     config = _service.WorkerConfig(
         dispatcher_address=dispatcher.removeprefix("grpc://"),
-        worker_address=f"{host}:{port}",
+        worker_address=join_address(host, port).removeprefix("grpc://"),
         port=port,
     )
     return _service.WorkerServer(config), port

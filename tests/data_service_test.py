@@ -220,6 +220,30 @@ def test_an_address_is_split() -> None:
     assert data_service.split_address("grpc://[::1]:5050") == ("::1", 5050)
 
 
+@pytest.mark.parametrize("host", ["host-1.example", "127.0.0.1", "::1", "2001:db8::5"])
+def test_an_address_that_is_joined_is_split_again(host) -> None:
+    assert data_service.split_address(data_service.join_address(host, 5050)) == (host, 5050)
+    assert data_service.join_address(f"[{host}]", 1) == data_service.join_address(host, 1)
+
+
+@pytest.mark.parametrize("host", ["", "two words", "grpc://host", "host/path"])
+def test_a_host_that_can_stand_in_no_address_is_refused(host) -> None:
+    dispatcher, port = data_service.start_dispatcher(port=0)
+    with pytest.raises(InputError, match=r"expected an address like grpc://host:5050 "):
+        data_service.start_worker(dispatcher=f"grpc://127.0.0.1:{port}", host=host, port=0)
+    dispatcher.stop()
+
+
+def test_a_worker_has_windows_fetched_at_an_ipv6_address() -> None:
+    dispatcher, port = data_service.start_dispatcher(port=0)
+    worker, _ = data_service.start_worker(dispatcher=f"grpc://127.0.0.1:{port}", host="::1", port=0)
+    address = f"grpc://127.0.0.1:{port}"
+    received = data_service.map_windows(make_window, first=2, address=address, timeout_seconds=5)
+    assert_equal(received, local(2), 5)
+    worker.stop()
+    dispatcher.stop()
+
+
 def test_a_dispatcher_is_reached_by_each_of_its_addresses() -> None:
     dispatcher, port = data_service.start_dispatcher(port=0)
     for host in ("127.0.0.1", "localhost"):

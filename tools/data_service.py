@@ -76,7 +76,8 @@ def main(argv: Sequence[str]) -> None:
             dispatcher=values.dispatcher, host=values.host, port=values.port
         )
     )
-    print(f"{values.role} ready at grpc://{values.host}:{port}", flush=True)
+    address = data_service.join_address(values.host, port)
+    print(f"{values.role} ready at {address}", flush=True)
     ended.wait()
     # Stopping the server waits for requests in flight, for ever where the other side is silent;
     # and it holds nothing that could be lost.
