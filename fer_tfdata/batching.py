@@ -31,7 +31,7 @@ def gather_batches(
     def gather(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.gather(images, batch), tf.gather(labels, batch)
 
-    # A call of the map costs as much as copying a hundred faces.
+    # A call of the map costs more than copying a few faces.
     together = _GATHERED_AT_ONCE // int(positions.element_spec.shape[0])
     if together < 2:
         return positions.map(gather, num_parallel_calls)

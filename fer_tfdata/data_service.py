@@ -310,7 +310,7 @@ def _in_order(puller: _Puller, first: int, address: str, timeout_seconds: float)
 
 
 _WHAT_TO_DO: Final = (
-    "; see that the dispatcher and its workers run, and continue the training from its last epoch"
+    "; see that the dispatcher and its workers run, and continue the training with --resume"
 )
 
 
