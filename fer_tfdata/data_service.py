@@ -105,7 +105,10 @@ def input_error(error: tf.errors.OpError) -> InputError | None:
 
 
 def check_reachable(address: str) -> None:
-    """Checks that a dispatcher answers at an address, in ten seconds at most.
+    """Checks that a dispatcher answers at an address.
+
+    Waits five seconds at most for a connection, to each of the addresses that a name stands for,
+    and as many for the answer.
 
     Raises:
       InputError: the address is not of the form `grpc://host:port`, nothing listens there, or

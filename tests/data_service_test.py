@@ -118,6 +118,17 @@ def test_a_worker_that_joins_later_changes_no_order() -> None:
     assert numbers == list(range(len(numbers)))
 
 
+def test_one_dispatcher_serves_several_trainings_at_once() -> None:
+    address, servers = start_here(2)
+    one, other = (
+        iter(data_service.map_windows(make_window, first=first, address=address))
+        for first in (0, 7)
+    )
+    numbers = [[int(next(received)[1][0, 0]) for received in (one, other)] for _ in range(40)]
+    assert numbers == [[number, number + 7] for number in range(40)]
+    assert servers
+
+
 def test_no_window_is_made_far_ahead(tmp_path) -> None:
     def make(number: tf.Tensor) -> tf.Tensor:
         name = tf.strings.join([str(tmp_path) + "/", tf.as_string(number)])
