@@ -288,7 +288,7 @@ def _result(
 
 
 def _faces(predictors: _Predictors, name: str, image: Pixels) -> list[FacePrediction]:
-    if name not in predictors:
+    if name not in list(predictors):  # a request may have what cannot be a key in its place
         raise InputError(f"model: expected one of {', '.join(predictors)}, received {name}")
     return predictors[name].predict_image(image)
 

@@ -214,8 +214,9 @@ def test_what_is_too_large_is_refused(client: Client, server: PageServer, tmp_pa
 def test_no_picture_and_no_such_model(client: Client, photograph: Path) -> None:
     with pytest.raises(AppError, match="image: expected a picture, received none"):
         client.predict(None, api_name="/predict")
-    with pytest.raises(AppError, match=r"model: expected one of .*, received other"):
-        client.predict(handle_file(photograph), "other", api_name="/predict")
+    for name, received in (("other", "other"), (["pretrained"], r"\['pretrained'\]")):
+        with pytest.raises(AppError, match=f"model: expected one of .*, received {received}"):
+            client.predict(handle_file(photograph), name, api_name="/predict")
 
 
 def test_an_address_is_not_looked_at(client: Client, server: PageServer) -> None:
