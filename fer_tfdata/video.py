@@ -36,6 +36,8 @@ _USUAL_RATE: Final = Fraction(25)  # frames a second, where nothing tells
 
 # Fine enough for any video's time stamps; what FFmpeg itself counts in.
 _TIME_BASE: Final = Fraction(1, 1_000_000)
+# Pixels, and an even number; x264 takes no larger pictures.
+_MAX_SIDE: Final = 16_384
 # x264's: a quarter of its default preset's time for a slightly larger file; hardly a visible loss.
 _ENCODING: Final = {"preset": "veryfast", "crf": "20"}
 
@@ -93,9 +95,13 @@ class VideoWriter:
         Args:
           pixels: RGB uint8 `[height, width, 3]`; the first one's size is the video's, to which
             others are resized.  H.264 halves the resolution of colours, so that an odd side gets
-            one row or column more.
+            one row or column more; what has a side of more than 16,384 pixels is shrunk.
           time: seconds, which are kept to the microsecond, after the frame before.
         """
+        longer = max(pixels.shape[:2])
+        if longer > _MAX_SIDE:
+            height, width = (max(1, side * _MAX_SIDE // longer) for side in pixels.shape[:2])
+            pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
         missing = [(0, side % 2) for side in pixels.shape[:2]]
         if any(after for _, after in missing):
             pixels = np.pad(pixels, [*missing, (0, 0)], mode="edge")

@@ -273,6 +273,19 @@ def test_frames_of_another_size_are_resized(tmp_path: Path) -> None:
     assert [frame.shape for frame in pixels] == [(48, 64, 3)] * 4
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"), [((8, 20_000), (6, 16_384)), ((40_000, 2), (16_384, 2))]
+)
+def test_frames_too_large_for_the_encoder_are_shrunk(
+    tmp_path: Path, size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    frame = np.full((*size, 3), 200, np.uint8)
+    path = written(tmp_path / "a.mp4", iter([(frame, Fraction(0)), (frame, Fraction(1))]))
+    pixels, _ = read_video(path)
+    assert [one.shape for one in pixels] == [(*expected, 3)] * 2
+    assert abs(pixels[0].astype(int) - 200).max() <= 4
+
+
 @pytest.mark.parametrize("height", [48, 720])  # a player expects other colours of a large video
 def test_colours_are_kept(tmp_path: Path, height: int) -> None:
     colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (255, 255, 255), (0, 0, 0)]
