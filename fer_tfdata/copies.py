@@ -61,14 +61,15 @@ def write_copies(
     """
     for source, of_source in itertools.groupby(predicted, key=lambda pair: pair[0].source):
         pairs = iter(of_source)
-        frame, result = next(pairs)
-        if frame.error is not None:
-            yield result
-        elif frame.moving:
-            yield from _write_video(itertools.chain([(frame, result)], pairs), copies[source])
-        else:
-            _write_image(annotation.annotate(frame.pixels, result.faces), copies[source])
-            yield result
+        for frame, result in pairs:
+            if frame.error is not None:
+                yield result
+            elif frame.moving:
+                rest = itertools.chain([(frame, result)], pairs)
+                yield from _write_video(rest, copies[source])
+            else:
+                _write_image(annotation.annotate(frame.pixels, result.faces), copies[source])
+                yield result
 
 
 def _write_image(annotated: Pixels, copy: Path) -> None:

@@ -89,6 +89,15 @@ def test_a_video_that_cannot_be_read_has_no_copy(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_comes_twice_has_both_results(tmp_path: Path) -> None:
+    photograph, wrong = Path("photograph.png"), Path("wrong.mp4")
+    sources = [Frame(source=photograph, pixels=picture(90))] * 2
+    sources += [Frame(source=wrong, error="no video")] * 2
+    named = copies.name_copies([photograph, wrong], tmp_path)
+    results = list(copies.write_copies(predicted(*sources), named))
+    assert [result.path for result in results] == [frame.source for frame in sources]
+
+
 def test_an_interrupted_copy_is_none(tmp_path: Path) -> None:
     clip, copy = Path("clip.mp4"), tmp_path / "clip.mp4"
     copy.write_text("an earlier one")
