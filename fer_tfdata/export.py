@@ -29,7 +29,7 @@ CALIBRATION_IMAGES: Final = 300
 MOST_DIFFERENCE: Final[dict[Quantization, float]] = {"none": 1e-3, "float16": 1e-2, "int8": 1.0}
 """How far a probability may be from Keras's.
 
-float32 differs by the order of additions alone, by less than 1e-6.  float16 keeps 11 bits of a
+float32 differs by the order of additions alone, by about 1e-6.  float16 keeps 11 bits of a
 weight: a probability moves by about a thousandth, and by a hundredth it would show as per cents.
 int8 is held to its accuracy instead.
 """
