@@ -124,20 +124,21 @@ def note_environment(
     *,
     policy: str,
     manifest_sha256: str,
-    start_sha256: str | None,
-    teachers_sha256: Sequence[str],
+    checksums: Mapping[str, Any],
 ) -> None:
     """Writes what the run starts in, or checks that it goes on with what it started with.
+
+    Args:
+      run: the run.
+      policy: the dtype policy.
+      manifest_sha256: of the data.
+      checksums: `start_sha256` and `teachers_sha256`, of the models that it makes use of.
 
     Raises:
       InputError: the data, the weights at its start, the teachers, the dtype policy, the backend or
         the number of processes are others than those it started with.
     """
-    environment = _environment(policy) | {
-        "manifest_sha256": manifest_sha256,
-        "start_sha256": start_sha256,
-        "teachers_sha256": list(teachers_sha256),
-    }
+    environment = {**_environment(policy), "manifest_sha256": manifest_sha256, **checksums}
     if run.environment.is_file():
         started = json.loads(run.environment.read_text(encoding="utf-8"))
         # Before there was a choice, a run did not name them.

@@ -73,8 +73,9 @@ def pack(run_dir: Path, directory: Path) -> dict[str, Any]:
         "expressions": list(form.expressions),
         # A run of before there was a choice says nothing.
         "trained_on": metrics.get("trained_on", ["train"]),
-        "sha256": hashlib.sha256(content).hexdigest(),
         "start_sha256": environment.get("start_sha256"),
+        "teachers_sha256": environment.get("teachers_sha256", []),
+        "sha256": hashlib.sha256(content).hexdigest(),
         "config": {name: value for name, value in config.items() if name not in _PLACES},
     }
     _check_answers(model, _built(description, content))
@@ -111,13 +112,13 @@ def load(directory: Path = _SHIPPED) -> "keras.Model":
     return _built(description, content)
 
 
-def trained_on(directory: Path = _SHIPPED) -> list[str]:
-    """Returns the splits that a packed model was trained on.
+def trained_on(directory: Path = _SHIPPED) -> list[str] | None:
+    """Returns the splits that a packed model was trained on; None where nothing says so.
 
     Raises:
       InputError: there is no packed model.
     """
-    splits: list[str] = read_description(directory)["trained_on"]
+    splits: list[str] | None = read_description(directory)["trained_on"]
     return splits
 
 

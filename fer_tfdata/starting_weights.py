@@ -13,17 +13,17 @@ def load(config: TrainConfig, schema: records.Schema) -> NamedModel | None:
     Raises:
       InputError: it cannot be loaded, or is not of the network that is to be trained.
     """
-    if config.start_from is None:
+    if not config.start_from:
         return None
     start = named_models.load_keras(config.start_from)
     received, expected = (
-        [weights.shape for weights in model.get_weights()]
+        [(weight.name, tuple(weight.shape)) for weight in model.weights]
         for model in (start.model, build_network(config, schema))
     )
     if received != expected:
         raise InputError(
-            f"start_from={config.start_from}: expected weights of {config.model} for images "
-            f"{list(schema.image_shape)} and labels={config.labels}, received those of "
+            f"start_from={config.start_from}: expected weights of {config.model} "
+            f"for images {list(schema.image_shape)} and labels={config.labels}, received those of "
             f"{start.model.name}, or for others; give the --model and the --labels that it was "
             "trained with"
         )

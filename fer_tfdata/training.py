@@ -104,7 +104,8 @@ def train(
         validation_split = records.open_split(data_dir, "validation", verify=verify)
         _check_data(config, train_split, validation_split)  # before anything is made
         others = _load_others(config, train_split.schema)
-    cluster.check_alike(bookkeeping.common_facts(config, policy, train_split.manifest_sha256))
+    facts = bookkeeping.common_facts(config, policy, train_split.manifest_sha256)
+    cluster.check_alike({**facts, **others.checksums})
     if config.train_on_validation:
         train_split = records.joined(train_split, validation_split)
     run = RunDirectory(run_dir)
@@ -117,8 +118,7 @@ def train(
                 run,
                 policy=policy,
                 manifest_sha256=train_split.manifest_sha256,
-                start_sha256=None if others.start is None else others.start.sha256,
-                teachers_sha256=[teacher.sha256 for teacher in others.teachers],
+                checksums=others.checksums,
             )
             return run.metrics.is_file()
 
@@ -189,6 +189,14 @@ class _OtherModels:
 
     start: NamedModel | None
     teachers: Sequence[NamedModel]
+
+    @property
+    def checksums(self) -> dict[str, Any]:
+        """The SHA-256 of their files, by what they are used for."""
+        return {
+            "start_sha256": None if self.start is None else self.start.sha256,
+            "teachers_sha256": [teacher.sha256 for teacher in self.teachers],
+        }
 
 
 def _load_others(config: TrainConfig, schema: records.Schema) -> _OtherModels:
@@ -455,12 +463,17 @@ def _finish(
     return metrics
 
 
-def _learned_from(config: TrainConfig, others: _OtherModels) -> list[str]:
-    """Returns the splits that the weights come from, also by way of other models."""
-    models = [*([others.start] if others.start else []), *others.teachers]
-    by_way = {split for model in models for split in model.trained_on or ()}
-    own = {"train", *(["validation"] if config.train_on_validation else [])}
-    return [split for split in SPLITS if split in own | by_way]
+def _learned_from(config: TrainConfig, others: _OtherModels) -> list[str] | None:
+    """Returns the splits that the weights come from, also by way of other models.
+
+    None where one of those does not say what it was trained on.
+    """
+    splits = {"train", *(["validation"] if config.train_on_validation else [])}
+    for model in (*([others.start] if others.start else []), *others.teachers):
+        if model.trained_on is None:
+            return None
+        splits.update(model.trained_on)
+    return [split for split in SPLITS if split in splits]
 
 
 def _export(config: TrainConfig, schema: records.Schema, run: RunDirectory) -> keras.Model:

@@ -46,7 +46,17 @@ training.train(config, directory / "parts", resume=True)
 for name in ("last.weights.h5", "best.weights.h5"):
     assert_same_weights(config, directory / "whole", directory / "parts", name)
 
-model = keras.models.load_model(directory / "whole" / "model.keras")
+start = directory / "whole" / "model.keras"
+further = dataclasses.replace(config, start_from=str(start), epochs=1, learning_rate=1e-12, ema=0)
+training.train(further, directory / "further")
+given, trained = (
+    [weight.numpy() for weight in keras.models.load_model(path).trainable_weights]
+    for path in (start, directory / "further" / "model.keras")
+)
+for before, after in zip(given, trained, strict=True):
+    np.testing.assert_allclose(after, before, atol=1e-6)
+
+model = keras.models.load_model(start)
 validation = records.open_split(data_dir, "validation")
 evaluated = evaluation.evaluate(KerasClassifier(model), validation, model_name="", batch_size=13)
 assert evaluated["accuracy"] == metrics["accuracy"]

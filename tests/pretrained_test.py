@@ -52,7 +52,7 @@ def test_it_is_half_as_large_and_tells_how_it_was_trained(packed, small_run) -> 
     assert description["expressions"] == list(EXPRESSIONS)
     assert description["config"]["epochs"] == 1
     assert "data_dir" not in description["config"]
-    assert description["start_sha256"] is None
+    assert (description["start_sha256"], description["teachers_sha256"]) == (None, [])
     pretrained.describe(packed, {"none": {"accuracy": 0.5}})
     described = json.loads((packed / "model.json").read_text())
     assert described == {**description, "metrics": {"none": {"accuracy": 0.5}}}

@@ -67,6 +67,9 @@ def test_an_interrupted_run_ends_bit_for_bit_as_one_that_ran_through(
     config, tmp_path, monkeypatch, name, precision
 ) -> None:
     config = dataclasses.replace(config, precision=precision, **EVERYTHING[name])
+    # Weights that a checkpoint's must take the place of.
+    training.train(dataclasses.replace(config, epochs=1, seed=1), tmp_path / "start")
+    config = dataclasses.replace(config, start_from=str(tmp_path / "start"))
     check_interruptions(config, tmp_path, monkeypatch)
 
 

@@ -723,13 +723,24 @@ def test_what_was_learned_from_validation_by_way_of_another_model_is_told(
     shutil.copytree(trained_run, other)
     metrics = json.loads((other / "metrics.json").read_text())
     (other / "metrics.json").write_text(json.dumps(metrics | {"trained_on": ["validation"]}))
-    config = dataclasses.replace(config, epochs=1, teacher=str(other))
-    assert training.train(config, tmp_path / "run")["trained_on"] == ["train", "validation"]
+    config = dataclasses.replace(config, model="seed_cnn")
+    alone = tmp_path / "alone.keras"
+    shutil.copyfile(trained_run / "model.keras", alone)
+
+    def learned_from(**others: str) -> list[str] | None:
+        taught = dataclasses.replace(config, **others)
+        return training._learned_from(taught, training._load_others(taught, schema_of(taught)))
+
+    assert learned_from() == ["train"]
+    assert learned_from(start_from=str(other)) == ["train", "validation"]
+    assert learned_from(teacher=str(other)) == ["train", "validation"]
+    assert learned_from(teacher=f"{other},{alone}") is None
+    assert learned_from(start_from=str(alone)) is None
 
 
 def test_weights_of_another_network_are_refused(config, tmp_path) -> None:
     for name, message in (
-        ("pretrained", "expected weights of mini_xception .* received those of residual_medium"),
+        ("pretrained", "expected weights of mini_xception .* those of residual_medium"),
         (str(tmp_path / "none"), "none: expected a run directory"),
     ):
         other = dataclasses.replace(config, start_from=name)
