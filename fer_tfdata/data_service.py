@@ -157,7 +157,7 @@ def split_address(address: str) -> tuple[str, int]:
       InputError: the address is of another form.
     """
     match = re.fullmatch(r"grpc://([^\s:/?#@\[\]]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", address)
-    if match is None or not 1 <= int(match[2]) <= _MOST_PORT:
+    if match is None or not _is_name(match[1]) or not 1 <= int(match[2]) <= _MOST_PORT:
         raise InputError(
             "data service: expected an address like grpc://host:5050 or grpc://[::1]:5050, with a "
             f"port from 1 to {_MOST_PORT}, received {address!r}"
@@ -347,6 +347,15 @@ def _bounded_buffers() -> tf.data.Options:
     options.autotune.enabled = False
     options.experimental_optimization.inject_prefetch = False
     return options
+
+
+def _is_name(host: str) -> bool:
+    """Returns whether a host can be looked up: no part of it is empty or longer than 63 bytes."""
+    try:
+        host.encode("idna")  # as socket does
+    except UnicodeError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

@@ -219,6 +219,7 @@ def test_another_error_is_left_alone() -> None:
         *("grpc://", "http://x:1", "grpc://host:", "grpc://host:-1", "grpc://host:5050\n"),
         *("grpc://::1:5050", "grpc://[::1]", "grpc://[::1:5050", "grpc://[host:5050"),
         *("grpc://[host]:5050", "grpc://name@host:5050", "grpc://host:\u0665"),
+        *("grpc://a..b:5050", "grpc://.host:5050", f"grpc://{'a' * 64}.example:5050"),
     ],
 )
 def test_what_is_no_address_is_refused(address) -> None:
