@@ -206,7 +206,7 @@ def start_worker(*, dispatcher: str, host: str, port: int) -> tuple[Any, int]:
       InputError: no dispatcher answers at its address, or it is elsewhere and the host is this
         machine's name for itself or none, or the port is taken or not one that may be had.
     """
-    if _is_loopback(host) and not _is_loopback(split_address(dispatcher)[0]):
+    if _is_this_machine(host) and not _is_this_machine(split_address(dispatcher)[0]):
         raise InputError(
             "host: expected the name or IP address under which the training reaches this worker, "
             f"since its dispatcher is at {dispatcher}; received {host}, where every machine finds "
@@ -358,11 +358,13 @@ def _is_name(host: str) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def _is_this_machine(host: str) -> bool:
+    """Returns whether every machine reaches itself under a host's name or address."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:  # a name
         return host == "localhost"
+    return address.is_loopback or address.is_unspecified
 
 
 def _free_port(port: int) -> int:

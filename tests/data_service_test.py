@@ -423,7 +423,9 @@ def test_the_tool_says_what_is_missing_in_one_line() -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1", "[::1]"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.1.2.3", "localhost", "::1", "[::1]", "0.0.0.0", "::", "[::]"]
+)
 def test_a_worker_that_nobody_else_would_find_is_refused(host) -> None:
     for dispatcher in ("grpc://192.0.2.1:5050", "grpc://trainer.example:5050", "grpc://[2::1]:1"):
         with pytest.raises(InputError) as caught:
