@@ -246,6 +246,15 @@ def test_a_host_that_can_stand_in_no_address_is_refused(host) -> None:
     dispatcher.stop()
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 def test_a_worker_has_windows_fetched_at_an_ipv6_address() -> None:
     dispatcher, port = data_service.start_dispatcher(port=0)
     worker, _ = data_service.start_worker(dispatcher=f"grpc://127.0.0.1:{port}", host="::1", port=0)
