@@ -24,9 +24,9 @@ def find_files(named: str | os.PathLike[str]) -> list[Path]:
     Args:
       named: an image or video file; a folder, of which, with its subfolders, the files with an
         image's or a video's suffix count; or a glob pattern, of whose matches the same count.
-        Hidden files and folders are passed over, and no link is followed to a subfolder, unless a
-        pattern names them.  A subfolder that cannot be listed stands among the files, as one that
-        cannot be read.
+        Hidden files are passed over always, hidden folders and links to folders unless a pattern
+        names them.  A folder that cannot be listed stands among the files, as one that cannot be
+        read, if it is named or met below a named one or by `**`; `*` and the like pass over it.
 
     Raises:
       InputError: nothing there fits, or it is an address on a network.
@@ -108,7 +108,7 @@ def _walk(top: Path, closed: list[Path]) -> Iterator[tuple[Path, list[str]]]:
 def _matches(pattern: Path, closed: list[Path]) -> Iterator[Path]:
     """Yields what matches a glob pattern, of which `**` may make some of it come twice.
 
-    Folders below `**` that cannot be listed join `closed`.
+    Folders below `**` that cannot be listed join `closed`; glob passes over others.
     """
     parts = pattern.parts
     if "**" not in parts:
@@ -119,15 +119,25 @@ def _matches(pattern: Path, closed: list[Path]) -> Iterator[Path]:
     place = parts.index("**")
     rest = parts[place + 1 :] or ("*",)
     for top in _matches(Path(*parts[:place]), closed):
-        for folder, _ in _walk(top, closed) if top.is_dir() else ():
+        for folder, _ in _walk(top, closed) if _is_folder(top, closed) else ():
             yield from _matches(Path(glob.escape(os.fspath(folder)), *rest), closed)
+
+
+def _is_folder(match: Path, closed: list[Path]) -> bool:
+    """Returns whether a match is a folder; where that cannot be seen, it joins `closed`."""
+    try:
+        return match.is_dir()
+    except OSError:
+        closed.append(match)
+        return False
 
 
 def _counts(candidate: Path) -> bool:
     suffixes = images.IMAGE_SUFFIXES | video.VIDEO_SUFFIXES
     return (
         candidate.suffix.lower() in suffixes
-        and not candidate.name.startswith(".")  # what file managers leave beside an image
+        # What file managers leave beside an image; a pattern for hidden files would match it too.
+        and not candidate.name.startswith(".")
         and _may_be_file(candidate)
     )
 

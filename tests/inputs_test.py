@@ -41,6 +41,13 @@ def test_hidden_folders_are_passed_over_unless_named(album: Path) -> None:
         assert inputs.find_files(named) == [album / ".more" / "a.JPG"]
 
 
+def test_a_hidden_file_counts_by_its_own_name_alone(album: Path) -> None:
+    hidden = (album / "b.png").rename(album / ".b.png")
+    assert inputs.find_files(hidden) == [hidden]
+    with pytest.raises(InputError, match="received nothing there"):
+        inputs.find_files(f"{album}/.b*.png")
+
+
 def test_links_to_a_folder_above_give_no_file_twice(album: Path) -> None:
     in_order = inputs.find_files(album)
     for name in ("one", "two"):  # each in the other, and so on: there is no end to wait for
@@ -82,6 +89,14 @@ def test_what_is_closed_to_this_user_is_an_error_of_its_own(named: str) -> None:
     assert errors["more"] == "more: expected a folder that can be listed, received one that cannot"
     for name, kind in (("names/c.mp4", "a complete video"), ("names/d.png", "a file to read")):
         assert errors[name] == f"{name}: expected {kind}, received: Permission denied"
+
+
+@pytest.mark.usefixtures("closed")
+def test_a_pattern_says_what_is_closed_below_two_stars_alone() -> None:
+    in_names = [Path("names", "c.mp4"), Path("names", "d.png")]
+    assert inputs.find_files("*/**") == [Path("more"), *in_names]
+    assert inputs.find_files("*/*/**") == in_names  # which may be folders, for all that is known
+    assert inputs.find_files("*/*") == in_names
 
 
 @pytest.mark.usefixtures("closed")
