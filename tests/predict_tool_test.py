@@ -1,3 +1,4 @@
+import concurrent.futures
 import contextlib
 import csv
 import io
@@ -162,6 +163,32 @@ def test_a_program_that_is_interrupted_leaves_no_half_of_a_copy(
         _, said = started.communicate()
     assert (started.returncode, said) == (130, "interrupted\n")
     assert not list(copies.iterdir())
+
+
+def test_a_program_that_is_stopped_while_it_loads_its_model_says_so(tmp_path: Path) -> None:
+    Image.new("L", (48, 48)).save(tmp_path / "face.png")
+    program = (
+        "import os, signal, sys; from tools import predict\n"
+        "def stop(event, arguments):\n"
+        "    if event == 'import' and arguments[0] == 'tensorflow':\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.addaudithook(stop)\n"
+        "predict.run()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"--input={tmp_path / 'face.png'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_another_thread_predicts_as_well(model: Path, album: Path) -> None:
+    chosen = options(f"--model={model}", f"--input={album / 'more'}")
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        assert threads.submit(predict.predict, chosen).result() == 0
 
 
 def test_help_is_complete() -> None:

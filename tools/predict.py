@@ -18,6 +18,7 @@ import io
 import itertools
 import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -139,6 +140,12 @@ def predict(options: PredictOptions) -> int:
         raise InputError(
             "--input: expected an image, a video, a folder, a glob or camera:0, received nothing"
         )
+    # As Ctrl-C does, so that what is half-written is removed.
+    with _signals_handled([signal.SIGTERM], signal.default_int_handler):
+        return _predict(options)
+
+
+def _predict(options: PredictOptions) -> int:
     from fer_tfdata import camera
 
     numbers = [camera.number_of(text) for text in options.input]
@@ -174,9 +181,7 @@ def _predict_files(options: PredictOptions) -> int:
     predictor = _load(options)
     predicted = predictor.predict_frames(inputs.read_frames(files), smoothing=options.smoothing)
     results = _copied(predicted, destinations)
-    # As Ctrl-C does, so that what is half-written is removed.
-    interrupted = _signals_handled([signal.SIGTERM], signal.default_int_handler)
-    with interrupted, contextlib.closing(results):
+    with contextlib.closing(results):
         write = _writer(options, predictor.expressions).write
         return _print(results, write, total=inputs.num_frames(files))
 
@@ -232,6 +237,9 @@ def _stopped_by_signals(camera: "Camera") -> Iterator[None]:
 def _signals_handled(
     numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], object]
 ) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+        yield
+        return
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
