@@ -9,7 +9,7 @@ from PIL import Image
 
 from fer_tfdata import annotation, atomic, inputs
 from fer_tfdata.errors import InputError
-from fer_tfdata.frames import Frame
+from fer_tfdata.frames import Frame, VideoCounter
 from fer_tfdata.images import Pixels
 from fer_tfdata.results import ImagePrediction
 from fer_tfdata.video import VideoWriter
@@ -53,14 +53,18 @@ def write_copies(
 ) -> Generator[ImagePrediction, None, None]:
     """Yields the results, and writes each one's picture into its copy before.
 
-    A copy is complete or absent.  That of a damaged video has the frames before the damage.
+    A copy is complete or absent.  That of a damaged video has the frames before the damage.  Of a
+    file that comes twice, the second copy replaces the first.
 
     Args:
       predicted: what `Predictor.predict_frames` yields.
       copies: where to, by file.
     """
-    for source, of_source in itertools.groupby(predicted, key=lambda pair: pair[0].source):
-        pairs = iter(of_source)
+    videos = VideoCounter()
+    for (source, _), group in itertools.groupby(
+        predicted, key=lambda pair: (pair[0].source, videos.number(pair[0]))
+    ):
+        pairs = iter(group)
         for frame, result in pairs:
             if frame.error is not None:
                 yield result

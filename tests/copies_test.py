@@ -98,6 +98,13 @@ def test_a_file_that_comes_twice_has_both_results(tmp_path: Path) -> None:
     assert [result.path for result in results] == [frame.source for frame in sources]
 
 
+def test_of_a_video_that_comes_twice_the_second_copy_is_kept(tmp_path: Path) -> None:
+    clip, copy = Path("clip.mp4"), tmp_path / "clip.mp4"
+    sources = [*video_frames(clip, 3), *video_frames(clip, 5)]
+    assert len(list(copies.write_copies(predicted(*sources), {clip: copy}))) == 8
+    assert read_video(copy)[1] == [0, 0.1, 0.4, 0.9, 1.6]
+
+
 def test_an_interrupted_copy_is_none(tmp_path: Path) -> None:
     clip, copy = Path("clip.mp4"), tmp_path / "clip.mp4"
     copy.write_text("an earlier one")
