@@ -2,8 +2,10 @@
 
 import contextlib
 import itertools
+import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 from PIL import Image
 
@@ -14,10 +16,13 @@ from fer_tfdata.images import Pixels
 from fer_tfdata.results import ImagePrediction
 from fer_tfdata.video import VideoWriter
 
+_MOST_BYTES: Final = 255  # of a file's name
+
 
 def name_copies(files: Iterable[Path], output_dir: Path) -> dict[Path, Path]:
     """Returns where the copy of each file goes: its own name, numbered if taken.
 
+    Where that would be more than the 255 bytes that a file system takes, its end is left out.
     A JPEG's copy is a JPEG, another image's a PNG, a video's an MP4.
 
     Args:
@@ -39,10 +44,10 @@ def name_copies(files: Iterable[Path], output_dir: Path) -> dict[Path, Path]:
                 f" {file}, which a copy could replace; choose another"
             )
         suffix = _copy_suffix(file)
-        name, number = f"{file.stem}{suffix}", 1
+        name, number = _fitting(file.stem, suffix), 1
         while name.casefold() in taken:  # some file systems do not tell cases apart
             number += 1
-            name = f"{file.stem}-{number}{suffix}"
+            name = _fitting(file.stem, f"-{number}{suffix}")
         taken.add(name.casefold())
         copies[file] = output_dir / name
     return copies
@@ -74,6 +79,12 @@ def write_copies(
             else:
                 _write_image(annotation.annotate(frame.pixels, result.faces), copies[source])
                 yield result
+
+
+def _fitting(stem: str, end: str) -> str:
+    while len(os.fsencode(stem + end)) > _MOST_BYTES:
+        stem = stem[:-1]  # not by bytes, of which a character may have several
+    return stem + end
 
 
 def _write_image(annotated: Pixels, copy: Path) -> None:

@@ -45,6 +45,17 @@ def test_copies_do_not_collide(tmp_path: Path) -> None:
     assert {path.parent for path in named.values()} == {tmp_path}
 
 
+def test_the_longest_names_are_shortened(tmp_path: Path) -> None:
+    names = ("a/" + "é" * 125 + "x.jpg", "b/" + "é" * 125 + "x.jpg", "a/" + "x" * 255)
+    sources = [Path(name) for name in names]
+    named = copies.name_copies(sources, tmp_path)
+    assert [named[source].name for source in sources] == [
+        *("é" * 125 + "x.jpg", "é" * 124 + "-2.jpg", "x" * 251 + ".png")
+    ]
+    for copy in named.values():
+        copy.touch()
+
+
 def test_copies_never_replace_an_input(tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     (tmp_path / "notes.txt").write_text("no folder")
