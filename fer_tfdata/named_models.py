@@ -107,13 +107,22 @@ def trained_on(name: str) -> list[str] | None:
 
 
 def _origin(name: str) -> tuple[str, str | None]:
-    """Returns the checksum of a model's weights, and that of the manifest of its data."""
+    """Returns the checksum of a model's weights, and that of the manifest of its data.
+
+    The latter is None where nothing says it.
+    """
     if name == PRETRAINED:
         description = pretrained.read_description()
         return description["sha256"], description["metrics"]["none"]["manifest_sha256"]
     with run_directory.find_model(Path(name)).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    environment = RunDirectory(Path(name)).environment
-    if not environment.is_file():  # a file that was taken out of its run
-        return sha256, None
-    return sha256, json.loads(environment.read_text(encoding="utf-8"))["manifest_sha256"]
+    return sha256, _manifest_sha256(RunDirectory(Path(name)).environment)
+
+
+def _manifest_sha256(environment: Path) -> str | None:
+    try:
+        content = json.loads(environment.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a file that was taken out of its run, or a damaged run
+        return None
+    sha256 = content.get("manifest_sha256") if isinstance(content, dict) else None
+    return sha256 if isinstance(sha256, str) else None

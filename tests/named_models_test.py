@@ -51,6 +51,12 @@ def test_a_keras_model_knows_where_it_came_from(run_dir) -> None:
     assert shipped.manifest_sha256 == description["metrics"]["none"]["manifest_sha256"]
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"{}", b'{"manifest_sha256": 1}'])
+def test_a_damaged_run_does_not_say_what_data_it_had(run_dir, content) -> None:
+    (run_dir / "environment.json").write_bytes(content)
+    assert named_models.load_keras(str(run_dir)).manifest_sha256 is None
+
+
 def test_an_export_says_what_its_model_was_trained_on(
     run_dir, small_exports, demo_data_dir, tmp_path
 ) -> None:
