@@ -399,8 +399,8 @@ def _how_fitted(report: Report) -> str:
             "temperature was fitted on."
         )
     return (
-        "The temperature is fitted on the images of validation that are not also in train, and "
-        f"not on those of {report.split.name}."
+        "The temperature is fitted on the images of validation that are not also in train and "
+        f"equal none of those measured of {report.split.name}."
     )
 
 
@@ -410,8 +410,8 @@ def _why_unscaled(model: ModelReport) -> str:
             "No temperature is fitted: the model was trained on validation, and is too sure there."
         )
     return (
-        "No temperature is fitted: the data have no validation split with such labels, or all of "
-        "its images are also in train."
+        "No temperature is fitted: the data have no validation split with such labels, or none of "
+        "its images is left to fit on."
     )
 
 

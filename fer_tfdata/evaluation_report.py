@@ -120,8 +120,9 @@ def make_report(
 
     Temperatures are fitted on the validation split, whatever split is measured: its images go
     through the models too.  Those that also stand in `train` are left out: of them, a model is as
-    sure as of what it was trained on.  Where validation is the measured split, each image's
-    temperature is fitted without it and its equals (`calibration.cross_fitted_temperatures`).
+    sure as of what it was trained on.  So are equals of a measured image; where validation is the
+    measured split, each image's temperature is fitted without it and its equals
+    (`calibration.cross_fitted_temperatures`).
 
     Args:
       classifiers: by name.
@@ -297,7 +298,8 @@ class _Scaling:
 
     Attributes:
       predictions: those measured, scaled.
-      temperature: the one that fits validation without the images also in train.
+      temperature: the one that fits validation without the images also in train, and without
+        equals of images measured in another split.
       of_folds: those that were used instead, where the measured images are validation's.
     """
 
@@ -311,9 +313,11 @@ def _scaling(
 ) -> _Scaling | None:
     """Returns predictions with the temperature of those of validation, which may be the same.
 
-    None where all of validation is leaked.
+    None where nothing of validation is left to fit on.
     """
     kept = validation.without(leaked_rows)
+    if predictions is not validation:
+        kept &= ~np.isin(validation.images, predictions.images)
     if not kept.any():
         return None
     temperature = calibration.fit_temperature(

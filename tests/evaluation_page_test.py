@@ -199,5 +199,5 @@ def test_data_without_votes_without_validation_and_of_one_image(tmp_path) -> Non
 def test_the_test_split_says_where_its_temperature_is_from(voted_data_dir) -> None:
     report = make_report({"m": classifier(0)}, records.open_split(voted_data_dir, "test"))
     text = page_of(report).texts["calibration"]
-    assert "not also in train, and not on those of test" in text
+    assert "not also in train and equal none of those measured of test" in text
     assert "folds" not in text

@@ -195,6 +195,32 @@ def test_leaked_images_of_validation_do_not_enter_the_temperature(
     assert only(make_report({"m": model}, all_leak)).metrics["temperature_scaling"] is None
 
 
+def convert_with_equals(count: int, directory: Path) -> None:
+    """Writes eight images of test and of validation, the first of which are equal."""
+    batch = random_batch(["test"] * 8 + ["validation"] * 8)
+    batch.images[8 : 8 + count] = batch.images[:count]
+    conversion.convert(BatchSource([batch]), directory)
+
+
+def test_no_temperature_is_fitted_on_a_measured_image(classifiers, tmp_path) -> None:
+    convert_with_equals(1, tmp_path)
+    model = classifiers["runs/a"]
+    report = make_report({"m": model}, records.open_split(tmp_path, "test"))
+    validation = predictions_of(model, records.open_split(tmp_path, "validation"))
+    left = validation.only(validation.without([8]))
+    temperature = calibration.fit_temperature(left.probabilities, left.labels)
+    scaling = only(report).metrics["temperature_scaling"]
+    assert scaling["temperature"] == pytest.approx(temperature)
+
+
+def test_no_temperature_is_fitted_where_all_of_validation_is_measured(
+    classifiers, tmp_path
+) -> None:
+    convert_with_equals(8, tmp_path)
+    report = make_report({"m": classifiers["runs/a"]}, records.open_split(tmp_path, "test"))
+    assert only(report).metrics["temperature_scaling"] is None
+
+
 def test_no_temperature_is_fitted_to_what_was_trained_on_validation(
     classifiers, validation
 ) -> None:
