@@ -3,6 +3,7 @@
 Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -37,19 +38,62 @@ def resampled_sums(
     Returns:
       float64 [resamples, columns].
     """
+    firsts, of_groups = _summed(values, groups)
+    draws = _draws(len(firsts), resamples=resamples, seed=seed)
+    return np.concatenate([counts @ of_groups for counts in draws])
+
+
+def resampled_sums_and_part(
+    values: npt.NDArray[np.float64],
+    groups: npt.NDArray[np.uint64],
+    part: npt.NDArray[np.bool_],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Returns `resampled_sums`, and from the same draws the sums over those rows of a part alone.
+
+    Args:
+      values: as in `resampled_sums`.
+      groups: as in `resampled_sums`.
+      part: bool [n], the same for the rows of a group.
+      resamples: as in `resampled_sums`.
+      seed: as in `resampled_sums`.
+
+    Returns:
+      Two of float64 [resamples, columns].
+    """
+    firsts, of_groups = _summed(values, groups)
+    in_part = part[firsts]
+    sums, sums_of_part = [], []
+    for counts in _draws(len(firsts), resamples=resamples, seed=seed):
+        sums.append(counts @ of_groups)
+        sums_of_part.append((counts * in_part) @ of_groups)
+    return np.concatenate(sums), np.concatenate(sums_of_part)
+
+
+def _summed(
+    values: npt.NDArray[np.float64], groups: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Returns the first row of each group, int64 [groups], and the sums over its rows."""
+    _, firsts, group_of = np.unique(groups, return_index=True, return_inverse=True)
+    sums = values[firsts]
+    others = np.full(len(groups), True)
+    others[firsts] = False
+    np.add.at(sums, group_of[others], values[others])
+    return firsts, sums
+
+
+def _draws(num_groups: int, *, resamples: int, seed: int) -> Iterator[npt.NDArray[np.float64]]:
+    """Yields in blocks of resamples how often each draws each group, float64 [block, groups]."""
     rng = np.random.default_rng(seed)
-    order = np.argsort(groups, kind="stable")
-    _, starts = np.unique(groups[order], return_index=True)
-    of_groups = np.add.reduceat(values[order], starts)
-    n = len(of_groups)
-    block = max(1, _MOST_COUNTS // n)
-    sums = []
+    block = max(1, _MOST_COUNTS // num_groups)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
-        drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, np.newaxis]
-        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        sums.append(counts @ of_groups)
-    return np.concatenate(sums)
+        drawn = rng.integers(0, num_groups, (size, num_groups))
+        drawn += num_groups * np.arange(size)[:, np.newaxis]
+        counts = np.bincount(drawn.ravel(), minlength=size * num_groups)
+        yield counts.reshape(size, num_groups).astype(np.float64)
 
 
 def interval(figures: npt.NDArray[np.float64]) -> list[float]:

@@ -187,7 +187,7 @@ def bootstrap_intervals(
 
     Args:
       predictions: of a whole split.
-      leaked_rows: as in `compute_metrics`.
+      leaked_rows: as in `compute_metrics`; of equal images all or none.
 
     Returns:
       By the name of the figure, the bounds; under `leak_free` those without the leaked images, or
@@ -195,15 +195,18 @@ def bootstrap_intervals(
     """
     num_classes = predictions.probabilities.shape[1]
     kept = predictions.without(leaked_rows)
-    of_all = _summands(predictions)
-    # Both from the same draws, of all images: how many of them are leaked differs, as it would
-    # with other images.
-    values = np.hstack([of_all, of_all * kept[:, np.newaxis]])
-    sums = bootstrap.resampled_sums(values, predictions.images)
-    sums_of_all, sums_leak_free = np.split(sums, 2, axis=1)
-    leak_free = _intervals(sums_leak_free, num_classes) if kept.any() else None
+    summands = _summands(predictions)
+    if kept.all():
+        of_all = _intervals(bootstrap.resampled_sums(summands, predictions.images), num_classes)
+        leak_free: dict[str, list[float]] | None = of_all
+    else:
+        # Both from the same draws, of all images: how many of them are leaked differs, as it would
+        # with other images.
+        sums, sums_leak_free = bootstrap.resampled_sums_and_part(summands, predictions.images, kept)
+        of_all = _intervals(sums, num_classes)
+        leak_free = _intervals(sums_leak_free, num_classes) if kept.any() else None
     return {
-        **_intervals(sums_of_all, num_classes),
+        **of_all,
         "accuracy_leak_free": None if leak_free is None else leak_free["accuracy"],
         "leak_free": leak_free,
     }
@@ -217,20 +220,18 @@ def _intervals(sums: npt.NDArray[np.float64], num_classes: int) -> dict[str, lis
 
 def _summands(predictions: Predictions) -> npt.NDArray[np.float64]:
     """Returns, a row for each image, the numbers from whose sums the figures follow."""
-    num_classes = predictions.probabilities.shape[1]
+    num_examples, num_classes = predictions.probabilities.shape
     correct = predictions.correct
-    cells = predictions.labels * num_classes + predictions.chosen
     bins = calibration.bins_of(predictions.confidences)
-    surplus = predictions.confidences - correct
-    return np.column_stack(
-        [
-            np.ones(len(correct)),
-            correct,
-            predictions.losses,
-            np.eye(calibration.BINS)[bins] * surplus[:, np.newaxis],
-            np.eye(num_classes**2)[cells],
-        ]
-    )
+    cells = predictions.labels * num_classes + predictions.chosen
+    places = np.arange(num_examples)
+    summands = np.zeros((num_examples, 3 + calibration.BINS + num_classes**2))
+    summands[:, 0] = 1
+    summands[:, 1] = correct
+    summands[:, 2] = predictions.losses
+    summands[places, 3 + bins] = predictions.confidences - correct
+    summands[places, 3 + calibration.BINS + cells] = 1
+    return summands
 
 
 def _figures(

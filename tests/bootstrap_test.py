@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,30 @@ def test_rows_of_a_group_are_drawn_together() -> None:
     np.testing.assert_allclose(
         sums, bootstrap.resampled_sums(np.array(of_groups), apart(8), resamples=500)
     )
+
+
+def test_the_sums_over_a_part_are_of_the_same_draws() -> None:
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 8, 50).astype(np.uint64)
+    values = rng.normal(size=(50, 2))
+    part = groups % 3 == 0
+    both = np.hstack([values, values * part[:, np.newaxis]])
+    expected = np.split(bootstrap.resampled_sums(both, groups, resamples=500), 2, axis=1)
+    received = bootstrap.resampled_sums_and_part(values, groups, part, resamples=500)
+    np.testing.assert_allclose(received, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_rows_are_copied_once_at_most(size, monkeypatch) -> None:
+    monkeypatch.setattr(bootstrap, "_MOST_COUNTS", 1)  # a resample at a time
+    values = np.random.default_rng(0).normal(size=(2_000, 60))
+    groups = np.repeat(apart(2_000 // size), size)
+    tracemalloc.start()
+    bootstrap.resampled_sums(values, groups, resamples=4)
+    bootstrap.resampled_sums_and_part(values, groups, groups % 2 == 0, resamples=4)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * values.nbytes
 
 
 def test_an_interval_of_groups_holds_the_truth_as_often_as_it_says() -> None:
