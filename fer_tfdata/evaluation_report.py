@@ -131,7 +131,8 @@ def make_report(
       tta: over which views of each image the probabilities are averaged.
       with_ensemble: measures the average of all models too, as `ENSEMBLE`.
       trained_on: by name, the splits that a model was trained on, where that is known; no
-        temperature is fitted to what was trained on validation.
+        temperature is fitted to what was trained on validation.  An ensemble was trained on what
+        any member is known to be trained on.
       verify: compares the SHA-256 of the validation split's shards with the manifest first.
       on_batch: is told the number of images of every batch that was classified.
 
@@ -236,9 +237,9 @@ def _check_members(classifiers: Mapping[str, Classifier]) -> None:
 
 
 def _learned_by_any(learned: Mapping[str, Sequence[str] | None]) -> list[str] | None:
-    """Returns the splits that a member was trained on; None where it is not known of all."""
+    """Returns the splits that a member is known to be trained on; None where it is of none."""
     known = [splits for splits in learned.values() if splits is not None]
-    if len(known) < len(learned):
+    if not known:
         return None
     return [split for split in SPLITS if any(split in splits for splits in known)]
 

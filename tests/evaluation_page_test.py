@@ -175,6 +175,21 @@ def test_a_model_that_was_trained_on_the_images_is_marked(validation) -> None:
     assert "ECE with temperature none" in page.texts["header"]
 
 
+def test_an_ensemble_is_marked_where_one_member_is_known_to_have_learned_the_images(
+    validation,
+) -> None:
+    report = make_report(
+        {"a": classifier(0), "b": classifier(1)},
+        validation,
+        with_ensemble=True,
+        trained_on={"a": ["train", "validation"], "b": None},
+    )
+    header = page_of(report).texts["header"]
+    assert "a was trained on these images" in header
+    assert "b was trained on these images" not in header
+    assert "ensemble was trained on these images" in header
+
+
 def test_votes_on_other_images_are_warned_of_whatever_is_measured(validation, caplog) -> None:
     report = make_report({"m": classifier(0)}, validation)
     assert "FER+'s majority is" not in page_of(report).texts["header"]

@@ -235,6 +235,19 @@ def test_no_temperature_is_fitted_to_what_was_trained_on_validation(
     assert report.models[-1].metrics["trained_on"] == ["train", "validation"]
 
 
+@pytest.mark.parametrize(
+    ("other", "expected"), [(["train", "validation"], ["train", "validation"]), (None, None)]
+)
+def test_of_an_ensemble_is_said_what_is_known_of_any_member(
+    other, expected, classifiers, validation
+) -> None:
+    trained_on = {"runs/a": None, "runs/b": other}
+    report = make_report(classifiers, validation, with_ensemble=True, trained_on=trained_on)
+    ensemble = report.models[-1].metrics
+    assert ensemble["trained_on"] == expected
+    assert (ensemble["temperature_scaling"] is None) == (expected is not None)
+
+
 @pytest.mark.parametrize("splits", [["train", "test", "test"], ["test", "test", "validation"]])
 def test_data_may_have_no_validation_split_with_labels(classifiers, splits, tmp_path) -> None:
     batch = random_batch(splits)
