@@ -100,8 +100,8 @@ def interval(figures: npt.NDArray[np.float64]) -> list[float]:
     """Returns the bounds within which the middle `LEVEL` of a figure's resamples lies.
 
     Args:
-      figures: float64 [resamples]; those that are no number are left out.
+      figures: float64 [resamples].
     """
     tail = (1 - LEVEL) / 2
-    low, high = np.nanquantile(figures, (tail, 1 - tail))
+    low, high = np.quantile(figures, (tail, 1 - tail))
     return [float(low), float(high)]
