@@ -314,7 +314,8 @@ def predict_split(
         no such labels, or a shard is damaged.
     """
     truth = labels_measured(classifier, split.schema, model_name=model_name, labels=labels)
-    labelling.warn_of_votes_on_other_images(split, truth)
+    if truth != ferplus.OWN_LABELS:
+        labelling.warn_of_votes_on_other_images(split)
     dataset = pipeline.eval_dataset(
         split, labels=truth, batch_size=batch_size, fields=("image", "label", "row")
     )

@@ -151,7 +151,7 @@ def make_report(
         members[ENSEMBLE] = list(classifiers)
     truth = _common_labels(classifiers, split, labels)
     if truth == ferplus.OWN_LABELS:  # otherwise `predict_split` warns
-        labelling.warn_of_votes_on_other_images(split, "ferplus_majority")
+        labelling.warn_of_votes_on_other_images(split)
     validation = _validation_beside(split, truth, verify=verify)
 
     def answers_on(measured: records.Split) -> dict[str, SplitPredictions]:

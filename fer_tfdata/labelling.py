@@ -59,13 +59,11 @@ def votes_are_on_other_images(split: records.Split) -> bool:
     return ferplus.agree_by_chance(split.ferplus_agreeing, split.ferplus_comparable)
 
 
-def warn_of_votes_on_other_images(split: records.Split, labels: str) -> None:
-    """Logs a warning where labels of a kind are FER+'s and agree with the own only by chance.
+def warn_of_votes_on_other_images(split: records.Split) -> None:
+    """Logs a warning where FER+'s majority is the label no more often than by chance.
 
     No error: a file of votes in another order than the images is what many people hold.
     """
-    if labels == ferplus.OWN_LABELS:
-        return
     if votes_are_on_other_images(split):
         _log.warning(
             "%s: FER+'s majority is the label on %d of %d images, no more than chance, so that the "

@@ -105,7 +105,8 @@ def train_dataset(
         process_index=process_index,
         process_count=process_count,
     )
-    labelling.warn_of_votes_on_other_images(split, labels)
+    if labels != ferplus.OWN_LABELS:
+        labelling.warn_of_votes_on_other_images(split)
 
     augmented = functools.partial(_augmented, augment=augment, seed=seed, schedule=schedule)
     if data_service_address is None and _image_bytes(split) <= memory_budget_bytes:
