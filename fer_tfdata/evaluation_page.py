@@ -290,18 +290,24 @@ def _comparison(report: Report) -> Iterator[Markup]:
 
 
 def _compared(pair: Comparison, titles: Mapping[str, str], *, corrected: bool) -> list[str]:
-    low, high = (100 * bound for bound in pair.accuracy_difference_ci95)
-    bounds = element("span", f"{low:+.1f} to {high:+.1f}", class_="share")
+    low, high = map(_points, pair.accuracy_difference_ci95)
+    bounds = element("span", f"{low} to {high}", class_="share")
     holm = element("span", f"Holm {_p_value(pair.p_value_holm)}", class_="share")
     return [
         join(element("div", titles[pair.first]), element("div", f"minus {titles[pair.second]}")),
-        join(f"{100 * pair.accuracy_difference:+.1f}", bounds),
+        join(_points(pair.accuracy_difference), bounds),
         join(_p_value(pair.p_value), holm) if corrected else _p_value(pair.p_value),
         join(
             f"{pair.only_first_right:,}",
             element("span", f"to {pair.only_second_right:,}", class_="share"),
         ),
     ]
+
+
+def _points(difference: float) -> str:
+    """Returns a difference of shares in points, with a sign where it does not round to zero."""
+    points = round(100 * difference, 1)
+    return f"{points:+.1f}" if points else "0.0"
 
 
 def _p_value(value: float) -> str:

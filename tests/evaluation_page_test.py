@@ -105,10 +105,21 @@ def test_several_models_stand_side_by_side_and_are_compared(of_three) -> None:
     assert "over each image and its mirror image" in header
     assert "first second ensemble accuracy" in header
     for pair in of_three.comparisons:
-        assert f"{100 * pair.accuracy_difference:+.1f}" in page.texts["comparison"]
+        points = f"{100 * pair.accuracy_difference:+.1f}"
+        assert (points if pair.accuracy_difference else "0.0") in page.texts["comparison"]
     assert "first minus second" in page.texts["comparison"]
     assert page.texts["comparison"].count(" Holm ") == 3
     assert "Of 3 pairs" in page.texts["comparison"]
+
+
+def test_a_difference_that_rounds_to_zero_has_no_sign(of_three) -> None:
+    pair = dataclasses.replace(
+        of_three.comparisons[0],
+        accuracy_difference=-0.0004,
+        accuracy_difference_ci95=[-0.012, 0.0004],
+    )
+    two = dataclasses.replace(of_three, models=of_three.models[:2], comparisons=[pair])
+    assert "second 0.0 -1.2 to 0.0 " in page_of(two).texts["comparison"]
 
 
 def test_two_models_need_no_correction(of_three) -> None:
