@@ -1,15 +1,18 @@
 """What a program's --model names, as a classifier."""
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fer_tfdata import exported, pretrained, run_directory
 from fer_tfdata.classifier import Classifier, KerasClassifier
 from fer_tfdata.errors import InputError
-from fer_tfdata.run_directory import RunDirectory
+from fer_tfdata.run_directory import ModelForm, RunDirectory
 
 if TYPE_CHECKING:
     import keras
@@ -31,7 +34,7 @@ class NamedModel:
     Attributes:
       name: what names it.
       model: uint8 images to logits.
-      classifier: the same as a classifier.
+      form: what it takes, and what it says.
       sha256: the checksum of the file that its weights came from.
       manifest_sha256: that of the manifest of the data that it was trained on; None where nothing
         says it.
@@ -40,10 +43,15 @@ class NamedModel:
 
     name: str
     model: "keras.Model"
-    classifier: KerasClassifier
+    form: ModelForm
     sha256: str
     manifest_sha256: str | None
     trained_on: tuple[str, ...] | None
+
+    @functools.cached_property
+    def classifier(self) -> KerasClassifier:
+        """The same as a classifier, which takes a second to make."""
+        return KerasClassifier(self.model)
 
 
 def load(name: str) -> Classifier:
@@ -55,7 +63,9 @@ def load(name: str) -> Classifier:
     path = Path(name)
     if name != PRETRAINED and exported.is_export(path):
         return exported.load(path)
-    return _classifier(name, _model(name))
+    model = _model(name)
+    with _naming(name):
+        return KerasClassifier(model)
 
 
 def load_keras(name: str) -> NamedModel:
@@ -69,12 +79,14 @@ def load_keras(name: str) -> NamedModel:
             f"{name}: expected {PRETRAINED}, a run directory or a .keras file, received an export"
         )
     model = _model(name)
+    with _naming(name):
+        form = run_directory.check_model(model)
     sha256, manifest_sha256 = _origin(name)
     splits = trained_on(name)
     return NamedModel(
         name=name,
         model=model,
-        classifier=_classifier(name, model),
+        form=form,
         sha256=sha256,
         manifest_sha256=manifest_sha256,
         trained_on=None if splits is None else tuple(splits),
@@ -85,9 +97,11 @@ def _model(name: str) -> "keras.Model":
     return pretrained.load() if name == PRETRAINED else run_directory.load_model(Path(name))
 
 
-def _classifier(name: str, model: "keras.Model") -> KerasClassifier:
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Says of which model an error is."""
     try:
-        return KerasClassifier(model)
+        yield
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
 

@@ -23,8 +23,7 @@ def load_teachers(config: TrainConfig, schema: records.Schema) -> list[NamedMode
     teachers = []
     for name in config.teacher.split(",") if config.teacher else ():
         teacher = named_models.load_keras(name)
-        classifier = teacher.classifier
-        received = (classifier.image_shape, len(classifier.expressions))
+        received = (teacher.form.image_shape, len(teacher.form.expressions))
         if received != wanted:
             raise InputError(
                 f"{name}: expected a teacher of images {wanted[0]} and {wanted[1]} expressions, "
@@ -55,7 +54,7 @@ def targets(teachers: Sequence[NamedModel], weight: float) -> Targets | None:
 
 
 def _of_any_size(teacher: NamedModel) -> NamedModel:
-    inputs = keras.Input((None, None, teacher.classifier.image_shape[-1]), dtype="uint8")
+    inputs = keras.Input((None, None, teacher.form.image_shape[-1]), dtype="uint8")
     try:
         twin = keras.models.clone_model(teacher.model, input_tensors=inputs)
     except ValueError as error:

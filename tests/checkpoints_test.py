@@ -13,10 +13,12 @@ from fer_tfdata.train_config import TrainConfig
 from fer_tfdata.training import build_training_model
 from fer_tfdata.training_model import TrainingModel
 
+pytestmark = pytest.mark.usefixtures("tiny_network")
+
 SCHEMA = records.Schema(image_shape=(16, 16, 1), expressions=("happy", "sad", "neutral"))
 CONFIG = TrainConfig(
     data_dir="data",
-    model="residual_small",
+    model="mini_xception",
     optimizer="adam",
     schedule="cosine",
     weight_decay=0.1,
@@ -123,7 +125,7 @@ def test_a_damaged_newest_one_is_left_for_the_one_before(tmp_path, caplog, damag
 def test_a_checkpoint_of_another_network_is_no_checkpoint_of_this_one(tmp_path: Path) -> None:
     Checkpoints(tmp_path, model_after(0)).save(1)
     other = build_training_model(
-        TrainConfig(data_dir="data", model="mini_xception"), "float32", SCHEMA, steps_per_epoch=10
+        TrainConfig(data_dir="data", model="residual_small"), "float32", SCHEMA, steps_per_epoch=10
     )
     with pytest.raises(InputError, match="that cannot be read"):
         Checkpoints(tmp_path, other).restore()
@@ -134,7 +136,7 @@ def test_a_disk_that_takes_no_more_leaves_the_checkpoint_before(tmp_path: Path) 
     checkpoints = Checkpoints(tmp_path, model)
     checkpoints.save(1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
     try:
         with pytest.raises(
             InputError, match=r"step-000000002\.npz: could not be written .*--resume"

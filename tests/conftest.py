@@ -1,6 +1,8 @@
 import json
+import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,6 +101,17 @@ def small_exports(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory)
     from tests.exports import Exports
 
     return Exports.write(tmp_path_factory.mktemp("small_exports"), demo_data_dir)
+
+
+@pytest.fixture
+def warnings_so_far(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Returns what this project's modules have warned of; libraries warn of what they like."""
+
+    def warnings() -> list[str]:
+        own = (one for one in caplog.records if one.name.startswith("fer_tfdata."))
+        return [one.getMessage() for one in own if one.levelno >= logging.WARNING]
+
+    return warnings
 
 
 @pytest.fixture

@@ -118,6 +118,7 @@ def test_a_worker_that_joins_later_changes_no_order() -> None:
     assert numbers == list(range(len(numbers)))
 
 
+@pytest.mark.slow
 def test_one_dispatcher_serves_several_trainings_at_once() -> None:
     address, servers = start_here(2)
     one, other = (

@@ -81,7 +81,9 @@ def test_images_are_uint8_and_logits_float32_under_every_policy(name, policy) ->
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("size", "channels"), [(16, 1), (50, 3), (64, 1)])
+@pytest.mark.parametrize(
+    ("size", "channels"), [(16, 1), (50, 3), pytest.param(64, 1, marks=pytest.mark.slow)]
+)
 def test_size_and_channels_are_parameters(name, size, channels) -> None:
     model = BUILDERS[name](image_size=size, channels=channels, num_classes=8)
     assert model(images(1, size, channels), training=False).shape == (1, 8)

@@ -19,6 +19,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_program(model: Path, demo_data_dir: Path, tmp_path: Path, run_benchmark: Any) -> None:
     video = write_video(tmp_path / "clip.mp4", sliding_photograph(6))
     arguments = [f"--model={model}", f"--video={video}", f"--data_dir={demo_data_dir}"]
