@@ -6,8 +6,8 @@ first layer, so that training and prediction cannot preprocess differently.
 What an iterator's state would be is two integers, the seed and the step: a dataset that starts at
 a step yields what one that came from the beginning yields from there on.
 
-What is mapped is traced as it stands.  AutoGraph has nothing to convert in it, and takes about half
-of the time until a first augmented batch to find that out.
+What is mapped is traced as it stands.  AutoGraph has nothing to convert in it, and the first batch
+would wait until it has found that out.
 """
 
 import functools
