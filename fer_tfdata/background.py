@@ -1,5 +1,6 @@
 """Work in another thread, a bounded number of steps ahead."""
 
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +23,13 @@ def ahead(items: Iterable[Item], *, most: int) -> Generator[Item, None, None]:
     """
     iterator = iter(items)
     thread = ThreadPoolExecutor(1)
+    own = thread.submit(threading.get_ident)
     try:
         taken: deque[Any] = deque(thread.submit(next, iterator, _END) for _ in range(most))
         while (item := taken.popleft().result()) is not _END:
             taken.append(thread.submit(next, iterator, _END))
             yield item
     finally:
-        thread.shutdown(cancel_futures=True)
+        # Who lets go of the iterator without closing it leaves that to whichever thread collects
+        # the garbage; this one cannot wait for itself.
+        thread.shutdown(wait=own.result() != threading.get_ident(), cancel_futures=True)

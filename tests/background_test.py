@@ -65,3 +65,18 @@ def test_no_thread_is_left() -> None:
     assert threading.active_count() == before + 1
     ahead.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
+
+
+def test_its_own_thread_may_close_it() -> None:
+    asked_for, closed = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        asked_for.wait()
+        ahead.close()  # as a collection of garbage in this thread would
+        closed.set()
+
+    ahead = background.ahead(items(), most=1)
+    assert next(ahead) == 0
+    asked_for.set()
+    assert closed.wait(60)

@@ -180,8 +180,10 @@ def _predict_files(options: PredictOptions) -> int:
     )
     predictor = _load(options)
     predicted = predictor.predict_frames(inputs.read_frames(files), smoothing=options.smoothing)
-    results = _copied(predicted, destinations)
-    with contextlib.closing(results):
+    with (
+        contextlib.closing(predicted),
+        contextlib.closing(_copied(predicted, destinations)) as results,
+    ):
         write = _writer(options, predictor.expressions).write
         return _print(results, write, total=inputs.num_frames(files))
 
