@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: help install quickstart test test-slow lint format clean
 
 help:
-	@echo "make quickstart                  the main job on drawn faces, about a minute"
+	@echo "make quickstart                  the main job on drawn faces, minutes"
 	@echo "make quickstart CSV=fer2013.csv  the same on FER2013"
 	@echo "make install                     .venv with all that is needed"
 	@echo "make test                        the tests"

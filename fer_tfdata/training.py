@@ -466,13 +466,14 @@ def _finish(
 def _learned_from(config: TrainConfig, others: _OtherModels) -> list[str] | None:
     """Returns the splits that the weights come from, also by way of other models.
 
-    None where one of those does not say what it was trained on.
+    None where one of those does not say what it was trained on, and none of the others is known to
+    have seen more than `train`.
     """
+    models = [*([others.start] if others.start else []), *others.teachers]
     splits = {"train", *(["validation"] if config.train_on_validation else [])}
-    for model in (*([others.start] if others.start else []), *others.teachers):
-        if model.trained_on is None:
-            return None
-        splits.update(model.trained_on)
+    splits.update(*(model.trained_on or () for model in models))
+    if splits == {"train"} and any(model.trained_on is None for model in models):
+        return None
     return [split for split in SPLITS if split in splits]
 
 

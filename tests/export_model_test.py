@@ -1,7 +1,4 @@
-import sys
-
 import pytest
-from absl import flags
 
 from fer_tfdata import exported
 from fer_tfdata.errors import InputError
@@ -9,25 +6,19 @@ from tools import export_model
 
 
 @pytest.fixture
-def run_program(monkeypatch, capfd, small_exports, demo_data_dir, tmp_path):
+def run_program(run_main, capfd, small_exports, demo_data_dir, tmp_path):
     """Runs the program in this process; returns the export, and what it printed."""
 
     def run(output, *arguments):
         output = tmp_path / output
-        command = [
-            "export_model",
+        capfd.readouterr()
+        run_main(
+            export_model,
             f"--model={small_exports.source.name}",
             f"--data_dir={demo_data_dir}",
             f"--output={output}",
             *arguments,
-        ]
-        values = flags.FlagValues()
-        export_model.define_flags(values)
-        values(command)
-        monkeypatch.setattr(flags, "FLAGS", values)
-        monkeypatch.setattr(sys, "argv", command)
-        capfd.readouterr()
-        export_model.main(command[:1])
+        )
         return output, capfd.readouterr()
 
     return run

@@ -39,17 +39,12 @@ def convert(csv: Path, data_dir: Path, *arguments: str) -> subprocess.CompletedP
 
 @pytest.fixture
 def convert_here(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_main: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., list[str]]:
-    """Runs the program in this process, which is faster; returns the lines that it printed."""
+    """Runs the program in this process; returns the lines that it printed."""
 
     def convert(*arguments: str | Path) -> list[str]:
-        command = ["make_tfrecords", *map(str, arguments)]
-        values = flags.FlagValues()
-        make_tfrecords.define_flags(values)
-        values(command)
-        monkeypatch.setattr(flags, "FLAGS", values)
-        make_tfrecords.main(command[:1])
+        run_main(make_tfrecords, *arguments)
         printed = capsys.readouterr()
         assert printed.err == ""
         return printed.out.splitlines()

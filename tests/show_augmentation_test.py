@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
 from PIL import Image
 
 from fer_tfdata import demo_faces
@@ -17,14 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tools.show_augmentation", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    values = flags.FlagValues()
-    show_augmentation.define_flags(values)
-    values(["show_augmentation", *arguments])
-    monkeypatch.setattr(flags, "FLAGS", values)
-    show_augmentation.main(["show_augmentation"])
 
 
 @pytest.mark.slow
@@ -56,18 +47,20 @@ def test_every_row_but_the_first_shows_a_change() -> None:
     assert len({row.tobytes() for row in rows.values()}) == len(rows) == 10
 
 
-def test_the_images_of_a_data_set_are_shown(monkeypatch, capsys, demo_data_dir, tmp_path) -> None:
+def test_the_images_of_a_data_set_are_shown(run_main, capsys, demo_data_dir, tmp_path) -> None:
     output = tmp_path / "a.png"
-    run_here(monkeypatch, f"--data_dir={demo_data_dir}", f"--output={output}")
+    run_main(show_augmentation, f"--data_dir={demo_data_dir}", f"--output={output}")
     assert capsys.readouterr().out == f"{output}\n"
     with Image.open(output) as picture, Image.open(ROOT / "docs" / "augmentation.png") as faces:
         assert picture.size == faces.size
         assert picture.tobytes() != faces.tobytes()
 
 
-def test_what_is_no_data_directory_is_refused_and_nothing_written(monkeypatch, tmp_path) -> None:
+def test_what_is_no_data_directory_is_refused_and_nothing_written(run_main, tmp_path) -> None:
     with pytest.raises(InputError, match=str(tmp_path / "none")):
-        run_here(monkeypatch, f"--output={tmp_path / 'a.png'}", f"--data_dir={tmp_path / 'none'}")
+        run_main(
+            show_augmentation, f"--output={tmp_path / 'a.png'}", f"--data_dir={tmp_path / 'none'}"
+        )
     assert not list(tmp_path.iterdir())
 
 

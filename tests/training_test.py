@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -735,15 +736,17 @@ def test_what_was_learned_from_validation_by_way_of_another_model_is_told(
     alone = tmp_path / "alone.keras"
     shutil.copyfile(trained_run / "model.keras", alone)
 
-    def learned_from(**others: str) -> list[str] | None:
+    def learned_from(**others: Any) -> list[str] | None:
         taught = dataclasses.replace(config, **others)
         return training._learned_from(taught, training._load_others(taught, schema_of(taught)))
 
     assert learned_from() == ["train"]
     assert learned_from(start_from=str(other)) == ["train", "validation"]
     assert learned_from(teacher=str(other)) == ["train", "validation"]
-    assert learned_from(teacher=f"{other},{alone}") is None
+    assert learned_from(teacher=f"{other},{alone}") == ["train", "validation"]
     assert learned_from(start_from=str(alone)) is None
+    both = {"train_on_validation": True, "schedule": "cosine"}
+    assert learned_from(start_from=str(alone), **both) == ["train", "validation"]
 
 
 def test_weights_of_another_network_are_refused(config, tmp_path) -> None:
