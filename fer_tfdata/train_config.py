@@ -17,6 +17,7 @@ MODELS: Final = (  # the names in `models.BUILDERS`
     "residual_small",
     "residual_medium",
     "residual_large",
+    "residual_attention",
     "vgg",
 )
 OPTIMIZERS: Final = ("adam", "sgd")

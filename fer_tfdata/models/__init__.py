@@ -12,14 +12,14 @@ from typing import Final
 import keras
 
 from fer_tfdata.models.mini_xception import mini_xception
-from fer_tfdata.models.residual import RESIDUAL_SIZES, residual
+from fer_tfdata.models.residual import RESIDUAL_SHAPES, residual
 from fer_tfdata.models.seed_cnn import seed_cnn
 from fer_tfdata.models.vgg import vgg
 
 BUILDERS: Final[Mapping[str, Callable[..., keras.Model]]] = {
     "seed_cnn": seed_cnn,
     "mini_xception": mini_xception,
-    **{name: functools.partial(residual, name) for name in RESIDUAL_SIZES},
+    **{name: functools.partial(residual, name) for name in RESIDUAL_SHAPES},
     "vgg": vgg,
 }
 

@@ -1,9 +1,11 @@
-"""Residual networks for small images (He et al. 2015, arXiv:1512.03385), in three sizes.
+"""Residual networks for small images (He et al. 2015, arXiv:1512.03385).
 
-A 4x4 stem halves the image; three stages of basic blocks follow, each of twice the channels and
-half the width and height of the one before.
+A 4x4 stem halves the image; stages of basic blocks follow, each of twice the channels and half the
+width and height of the one before.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Final
 
 import keras
@@ -11,14 +13,24 @@ from keras import layers
 
 from fer_tfdata.models.blocks import BN_MOMENTUM, conv_bn_relu, head, inputs_and_scaling
 
-RESIDUAL_SIZES: Final = {  # channels of the first stage, blocks a stage
-    "residual_small": (16, 3),
-    "residual_medium": (64, 2),
-    "residual_large": (128, 2),
-}
-
-_NUM_STAGES: Final = 3
 _DROPOUT: Final = 0.3
+_SQUEEZE: Final = 8  # channels for each unit that weighs them
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Shape:
+    width: int  # channels of the first stage
+    stages: int = 3
+    blocks: int = 2  # a stage
+    attention: bool = False
+
+
+RESIDUAL_SHAPES: Final[Mapping[str, _Shape]] = {
+    "residual_small": _Shape(width=16, blocks=3),
+    "residual_medium": _Shape(width=64),
+    "residual_large": _Shape(width=128),
+    "residual_attention": _Shape(width=32, stages=4, attention=True),
+}
 
 
 def residual(
@@ -31,7 +43,7 @@ def residual(
     """Builds a residual network.
 
     Args:
-      name: one of `RESIDUAL_SIZES`.
+      name: one of `RESIDUAL_SHAPES`.
       image_size: height and width in pixels, or None for any.
       channels: 1 for gray, 3 for colour.
       num_classes: logits.
@@ -39,26 +51,23 @@ def residual(
     Returns:
       uint8 [n, image_size, image_size, channels] to float32 logits [n, num_classes].
     """
-    width, blocks = RESIDUAL_SIZES[name]
+    shape = RESIDUAL_SHAPES[name]
     inputs, x = inputs_and_scaling(image_size, channels)
-    x = conv_bn_relu(x, width, 4, strides=2, name="stem")
-    for stage in range(_NUM_STAGES):
-        x = _stack(
-            x, width << stage, blocks, strides=1 if stage == 0 else 2, name=f"stage{stage + 1}"
-        )
+    x = conv_bn_relu(x, shape.width, 4, strides=2, name="stem")
+    for stage in range(shape.stages):
+        for block in range(shape.blocks):
+            x = _basic_block(
+                x,
+                shape.width << stage,
+                strides=2 if stage and not block else 1,
+                attention=shape.attention,
+                name=f"stage{stage + 1}_block{block + 1}",
+            )
     return keras.Model(inputs, head(x, num_classes, dropout=_DROPOUT), name=name)
 
 
-def _stack(
-    x: keras.KerasTensor, filters: int, blocks: int, *, strides: int, name: str
-) -> keras.KerasTensor:
-    for number in range(1, blocks + 1):
-        x = _basic_block(x, filters, strides if number == 1 else 1, name=f"{name}_block{number}")
-    return x
-
-
 def _basic_block(
-    x: keras.KerasTensor, filters: int, strides: int, *, name: str
+    x: keras.KerasTensor, filters: int, *, strides: int, attention: bool, name: str
 ) -> keras.KerasTensor:
     shortcut = x
     if strides != 1 or x.shape[-1] != filters:
@@ -83,5 +92,24 @@ def _basic_block(
         name=f"{name}_conv2",
     )(x)
     x = layers.BatchNormalization(momentum=BN_MOMENTUM, name=f"{name}_conv2_bn")(x)
+    if attention:
+        x = _weigh_channels(x, name=f"{name}_attention")
     x = layers.Add(name=f"{name}_add")([x, shortcut])
     return layers.ReLU(name=f"{name}_relu")(x)
+
+
+def _weigh_channels(x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
+    """Multiplies each channel by a weight between 0 and 1 that depends on all channels' means.
+
+    Squeeze and excitation (Hu et al. 2018, arXiv:1709.01507).
+    """
+    filters = x.shape[-1]
+    weights = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_means")(x)
+    weights = layers.Dense(
+        filters // _SQUEEZE,
+        activation="relu",
+        kernel_initializer="he_normal",
+        name=f"{name}_squeeze",
+    )(weights)
+    weights = layers.Dense(filters, activation="sigmoid", name=f"{name}_weights")(weights)
+    return layers.Multiply(name=name)([x, weights])

@@ -7,10 +7,12 @@ by hand are the same training.  No TensorFlow is imported here.
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from fer_tfdata.recipes.residual_attention_long import residual_attention_long
 from fer_tfdata.recipes.residual_medium_long import residual_medium_long
 from fer_tfdata.recipes.seed_cnn_fifteen_epochs import seed_cnn_fifteen_epochs
 from fer_tfdata.train_config import TrainConfig
 
 RECIPES: Final[Mapping[str, Callable[[str], TrainConfig]]] = {
-    recipe.__name__: recipe for recipe in (residual_medium_long, seed_cnn_fifteen_epochs)
+    recipe.__name__: recipe
+    for recipe in (residual_attention_long, residual_medium_long, seed_cnn_fifteen_epochs)
 }
