@@ -16,6 +16,7 @@ from tensorboard.plugins.hparams import summary as hparams_summary
 from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 
 from fer_tfdata import atomic, figures
+from fer_tfdata.dataset_options import untuned
 from fer_tfdata.evaluation import Predictions, compute_metrics, worst_mistakes
 
 HParam = bool | int | float | str
@@ -236,7 +237,8 @@ def embeddings(model: keras.Model, images: npt.NDArray[np.uint8]) -> npt.NDArray
       float32 [n, features].
     """
     features = keras.Model(model.inputs, model.get_layer("logits").input)
-    values = features.predict(images, batch_size=_EMBEDDING_BATCH, verbose=0).astype(np.float32)
+    batches = untuned(tf.data.Dataset.from_tensor_slices(images).batch(_EMBEDDING_BATCH))
+    values = features.predict(batches, verbose=0).astype(np.float32)
     return values.reshape(len(values), -1, values.shape[-1]).mean(axis=1)
 
 

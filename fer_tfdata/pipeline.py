@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from fer_tfdata import data_service, ferplus, labelling, records, streaming
 from fer_tfdata.batching import gather_batches
+from fer_tfdata.dataset_options import untuned
 from fer_tfdata.errors import InputError
 from fer_tfdata.schedule import Schedule, Windows, check_process
 from fer_tfdata.seeds import AUGMENTATION, ORDER, fold
@@ -32,6 +33,8 @@ _READ_BUFFER: Final = 8 << 20
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[Any, Any]]
 
 FIELDS: Final = ("image", "label", "row")
+
+_BATCHES_AHEAD: Final = 8  # in host memory: evens out what the batches of a stage come in
 
 _assert_cardinality: Final = tf.data.experimental.assert_cardinality
 
@@ -360,5 +363,6 @@ def _prefetch(dataset: tf.data.Dataset) -> tf.data.Dataset:
     From there, several GPUs take their parts of a batch.
     """
     if len(tf.config.list_logical_devices("GPU")) == 1:
-        return dataset.prefetch(2).apply(tf.data.experimental.prefetch_to_device("/gpu:0"))
-    return dataset.prefetch(tf.data.AUTOTUNE)
+        buffered = untuned(dataset.prefetch(2))
+        return buffered.apply(tf.data.experimental.prefetch_to_device("/gpu:0"))
+    return untuned(dataset.prefetch(_BATCHES_AHEAD))

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from fer_tfdata import ferplus
+from fer_tfdata.dataset_options import untuned
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL, SPLITS
 
@@ -408,7 +409,7 @@ def load_split(split: Split, features: Sequence[str] | None = None) -> dict[str,
     def read(file: tf.Tensor) -> dict[str, tf.Tensor]:
         return _read_shard(file, split.schema, parsed)
 
-    contents = iter(dataset.map(read, at_once))
+    contents = iter(untuned(dataset.map(read, at_once)))
     start = 0
     for shard in shards:
         path = split.directory / shard.file
@@ -447,7 +448,7 @@ def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, npt.NDArra
         serialized = tf.data.TFRecordDataset(str(path), buffer_size=_READ_BUFFER).batch(batch_size)
         count = 0
         with _naming(path):
-            for batch in serialized.map(parse).prefetch(2).as_numpy_iterator():
+            for batch in untuned(serialized.map(parse).prefetch(2)).as_numpy_iterator():
                 _check_labels(path, batch["label"], split.schema)
                 count += len(batch["label"])
                 yield batch

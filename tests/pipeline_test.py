@@ -473,6 +473,22 @@ def test_a_batch_that_the_split_cannot_fill_is_refused(split, batch_size) -> Non
         pipeline.train_dataset(split, batch_size=batch_size, seed=0)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda split: pipeline.train_dataset(split, batch_size=8, seed=0),
+        lambda split: pipeline.train_dataset(
+            split, batch_size=8, seed=0, memory_budget_bytes=STREAMING
+        ),
+        lambda split: pipeline.eval_dataset(split, batch_size=8),
+        lambda split: pipeline.padded_eval_dataset(split, batch_size=8),
+    ],
+    ids=["in memory", "streaming", "evaluation", "padded evaluation"],
+)
+def test_no_dataset_is_autotuned_whose_thread_would_hold_up_its_end(split, make) -> None:
+    assert make(split).options().autotune.enabled is False
+
+
 def test_the_dataset_can_be_iterated_twice(split) -> None:
     dataset = pipeline.train_dataset(split, batch_size=16, seed=9).take(2)
     first, second = ([images.numpy() for images, _ in dataset] for _ in range(2))
