@@ -4,7 +4,8 @@
 
 What is measured, each in an epoch of --steps steps that follows one like it in the same fit:
 
-  ours_MODEL_PRECISION   training_model.build_training_model, which trains with fast layers.
+  ours_MODEL_PRECISION   training_model.build_training_model, which trains with fast layers, in each
+                         of --precisions and in that which `auto` means here.
   stock_MODEL_PRECISION  the same network as it is, compiled alike.
   xla_MODEL              stock in the precision that `auto` means here, compiled by XLA.
   together_MODEL         the same without XLA, all steps of the epoch in one call of Keras's
@@ -40,12 +41,11 @@ from benchmarks import measure
 from fer_tfdata import command_line
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EXPRESSIONS
-from fer_tfdata.train_config import MODELS, TrainConfig
+from fer_tfdata.train_config import MODELS, PRECISIONS, TrainConfig
 
 NAME: Final = "training_benchmark"
 
 _SEED: Final = 0
-_POLICIES: Final = ("float32", "mixed_bfloat16")
 _NOTEBOOK: Final = "seed_cnn"
 
 # A backward pass multiplies twice what the forward pass does: once for the gradients of the
@@ -68,6 +68,12 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         flag_values=flag_values,
     )
     flags.DEFINE_list("models", list(MODELS), "Which are measured.", flag_values=flag_values)
+    flags.DEFINE_list(
+        "precisions",
+        ["float32", "mixed_bfloat16"],
+        "In which they are trained, beside the one that `auto` means here.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_integer(
         "steps",
         10,
@@ -91,11 +97,13 @@ def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     command_line.import_tensorflow_quietly()
-    models = _known(values.models)
+    models = _known("models", values.models, MODELS)
+    precisions = _known("precisions", values.precisions, PRECISIONS[1:])
     content = measure.provenance(NAME, repeats=values.repeats)
     content |= {"steps": values.steps, "batch_size": values.batch_size}
     content |= measure_models(
         models,
+        precisions,
         Path(values.data_dir) if values.data_dir else None,
         repeats=values.repeats,
         steps=values.steps,
@@ -106,17 +114,18 @@ def main(argv: Sequence[str]) -> None:
     measure.publish(content, values.output_json)
 
 
-def _known(names: Sequence[str]) -> list[str]:
-    unknown = sorted(set(names) - set(MODELS))
+def _known(flag: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
+    unknown = sorted(set(names) - set(known))
     if unknown or not names:
         raise InputError(
-            f"--models: expected some of {', '.join(MODELS)}; received {', '.join(unknown)}"
+            f"--{flag}: expected some of {', '.join(known)}; received {', '.join(unknown)}"
         )
-    return [name for name in MODELS if name in names]
+    return [name for name in known if name in names]
 
 
 def measure_models(
     models: Sequence[str],
+    precisions: Sequence[str],
     data_dir: Path | None,
     *,
     repeats: int,
@@ -129,23 +138,27 @@ def measure_models(
 
     auto = {name: precision.choose_policy("auto", model=name) for name in models}
     with tempfile.TemporaryDirectory() as temporary:
-        variants, flops, policies = _repeated(auto, steps, batch_size)
+        variants, flops, policies = _repeated(auto, precisions, steps, batch_size)
         if data_dir is not None:
             fed = _fed(auto, data_dir, Path(temporary), steps, batch_size)
             variants |= fed
             for variant in fed:
                 kind, _, name = variant.partition("_")
                 policies[variant] = auto[name] if kind == "fed" else "float32"
-                flops[variant] = flops[f"stock_{name}_float32"]
-        multiplied = {f"matmul_{policy}": _multiplying(policy, matrix_size) for policy in _POLICIES}
+                flops[variant] = flops[f"{_CLASSIFYING}_{name}"]
+        multiplied = {
+            f"matmul_{policy}": _multiplying(policy, matrix_size)
+            for policy in PRECISIONS
+            if policy in policies.values()
+        }
         everything: dict[str, Callable[[], Any]] = {**variants, **multiplied}
         for variant in everything.values():
             variant()  # traces, and lets the library choose its kernels
         results = measure.interleaved(everything, repeats)
-    peaks = {policy: results.pop(f"matmul_{policy}") for policy in _POLICIES}
+    peaks = {name.removeprefix("matmul_"): results.pop(name) for name in multiplied}
     return {
         "auto": auto,
-        "forward_flops_per_image": {name: flops[f"stock_{name}_float32"] for name in models},
+        "forward_flops_per_image": {name: flops[f"{_CLASSIFYING}_{name}"] for name in models},
         "variants": {
             name: _describe(
                 name,
@@ -161,7 +174,7 @@ def measure_models(
                 _memory_of_training, name, policy, batch_size
             )
             for name in models
-            for policy in _POLICIES
+            for policy in precisions
         },
         "peak": {
             "matrix_size": matrix_size,
@@ -222,13 +235,13 @@ def repeated_batch(batch_size: int, schema: Any) -> Any:
 
 
 def _repeated(
-    auto: Mapping[str, str], steps: int, batch_size: int
+    auto: Mapping[str, str], precisions: Sequence[str], steps: int, batch_size: int
 ) -> tuple[dict[str, Callable[[], Speed]], dict[str, int], dict[str, str]]:
     """Returns the variants that repeat a batch, their forward FLOP an image, and their policies."""
     batches = repeated_batch(batch_size, fer2013_schema())
     variants, flops, policies = {}, {}, {}
     for name in auto:
-        for policy in _POLICIES:
+        for policy in dict.fromkeys([*precisions, auto[name]]):
             stock = _stock_model(name, policy)
             for kind, model in (("ours", _our_model(name, policy)), ("stock", stock)):
                 variant = f"{kind}_{name}_{policy}"
@@ -241,9 +254,9 @@ def _repeated(
             model = _stock_model(name, auto[name], **options)
             variants[f"{kind}_{name}"] = _fitting(model, batches, steps, batch_size)
             flops[f"{kind}_{name}"], policies[f"{kind}_{name}"] = forward_flops(model), auto[name]
-        variant = f"{_CLASSIFYING}_{name}"
-        variants[variant] = _classifying(_stock_model(name, "float32"), steps, batch_size)
-        flops[variant], policies[variant] = flops[f"stock_{name}_float32"], "float32"
+        variant, model = f"{_CLASSIFYING}_{name}", _stock_model(name, "float32")
+        variants[variant] = _classifying(model, steps, batch_size)
+        flops[variant], policies[variant] = forward_flops(model), "float32"
     return variants, flops, policies
 
 
@@ -345,7 +358,7 @@ def _multiplying(policy: str, size: int) -> Callable[[], float]:
     import tensorflow as tf
 
     rng = np.random.default_rng(_SEED)
-    dtype = "bfloat16" if policy == "mixed_bfloat16" else policy
+    dtype = policy.removeprefix("mixed_")
     # Of this size the products neither grow nor vanish.
     factor = tf.cast(rng.normal(size=(size, size)) / math.sqrt(size), dtype)
     start_value = tf.cast(rng.normal(size=(size, size)), dtype)

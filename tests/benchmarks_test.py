@@ -275,6 +275,10 @@ def test_unknown_models_are_refused(run_benchmark):
         InputError, match=r"--models: expected some of seed_cnn, .*; received resne"
     ):
         run_benchmark(training_benchmark, "--models=resnet")
+    with pytest.raises(
+        InputError, match=r"--precisions: expected some of float32, .*; received auto"
+    ):
+        run_benchmark(training_benchmark, "--precisions=auto")
 
 
 def test_forward_flops_of_separable_convolutions():

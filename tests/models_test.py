@@ -46,6 +46,7 @@ def test_seed_cnn_is_the_network_it_stands_for() -> None:
         ("residual_small", 273_671),
         ("residual_medium", 2_780_679),
         ("residual_large", 11_099_143),
+        ("residual_attention", 2_845_887),
         ("vgg", 7_645_767),
     ],
 )
@@ -54,6 +55,20 @@ def test_the_families_are_as_large_as_they_say(name, weights) -> None:
     assert model.count_params() == weights
     assert model.name == name
     assert model.layers[-1].name == "logits"
+
+
+def test_attention_multiplies_each_channel_of_an_image_by_one_number_between_0_and_1() -> None:
+    model = BUILDERS["residual_attention"](image_size=16)
+    block = "stage2_block1"
+    before, after = (
+        model.get_layer(f"{block}_{name}").output for name in ("conv2_bn", "attention")
+    )
+    seen, weighed = keras.Model(model.inputs[0], [before, after])(images(3, 16), training=False)
+    ratios = weighed.numpy() / seen.numpy()
+    assert (ratios > 0).all()
+    assert (ratios < 1).all()
+    np.testing.assert_allclose(ratios, np.broadcast_to(ratios[:, :1, :1], ratios.shape), rtol=1e-5)
+    assert np.ptp(ratios[:, 0, 0], axis=0).min() > 0  # no image is weighed as another
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"seed_cnn"}))

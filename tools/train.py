@@ -156,7 +156,8 @@ def _define_optimization_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "shrunk_epochs",
         TrainConfig.shrunk_epochs,
-        "In so many epochs at the beginning, images are scaled down by --shrink.",
+        "In so many epochs at the beginning, images are scaled down by --shrink. Validation sees "
+        "whole ones, so that its figures say little until then.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
