@@ -52,6 +52,7 @@ _NOTEBOOK: Final = "seed_cnn"
 # inputs, once for those of the weights.
 _STEP_TO_FORWARD: Final = 3
 _CLASSIFYING: Final = "classify"
+_KINDS: Final = ("ours", "stock", "xla", "together", _CLASSIFYING, "fed", "notebook")
 
 _MATRIX_SECONDS: Final = 1.0
 _CHAIN: Final = 16
@@ -73,6 +74,9 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         ["float32", "mixed_bfloat16"],
         "In which they are trained, beside the one that `auto` means here.",
         flag_values=flag_values,
+    )
+    flags.DEFINE_list(
+        "kinds", list(_KINDS), "What is measured, as listed above.", flag_values=flag_values
     )
     flags.DEFINE_integer(
         "steps",
@@ -99,11 +103,13 @@ def main(argv: Sequence[str]) -> None:
     command_line.import_tensorflow_quietly()
     models = _known("models", values.models, MODELS)
     precisions = _known("precisions", values.precisions, PRECISIONS[1:])
+    kinds = _known("kinds", values.kinds, _KINDS)
     content = measure.provenance(NAME, repeats=values.repeats)
     content |= {"steps": values.steps, "batch_size": values.batch_size}
     content |= measure_models(
         models,
         precisions,
+        kinds,
         Path(values.data_dir) if values.data_dir else None,
         repeats=values.repeats,
         steps=values.steps,
@@ -126,6 +132,7 @@ def _known(flag: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
 def measure_models(
     models: Sequence[str],
     precisions: Sequence[str],
+    kinds: Sequence[str],
     data_dir: Path | None,
     *,
     repeats: int,
@@ -146,10 +153,18 @@ def measure_models(
                 kind, _, name = variant.partition("_")
                 policies[variant] = auto[name] if kind == "fed" else "float32"
                 flops[variant] = flops[f"{_CLASSIFYING}_{name}"]
+        variants = {
+            name: variant for name, variant in variants.items() if name.split("_")[0] in kinds
+        }
+        if not variants:
+            raise InputError(
+                "--kinds: expected --data_dir for fed, and seed_cnn among the models for notebook; "
+                f"received {', '.join(kinds)} alone"
+            )
         multiplied = {
             f"matmul_{policy}": _multiplying(policy, matrix_size)
             for policy in PRECISIONS
-            if policy in policies.values()
+            if policy in {policies[name] for name in variants}
         }
         everything: dict[str, Callable[[], Any]] = {**variants, **multiplied}
         for variant in everything.values():
@@ -175,6 +190,7 @@ def measure_models(
             )
             for name in models
             for policy in precisions
+            if "ours" in kinds
         },
         "peak": {
             "matrix_size": matrix_size,

@@ -270,6 +270,22 @@ def test_training(run_benchmark, demo_data_dir):
     check_summary(content["peak"]["tflops"]["mixed_bfloat16"], repeats=2)
 
 
+def test_classification_alone(run_benchmark):
+    table, content = run_benchmark(
+        training_benchmark,
+        "--models=residual_small",
+        "--kinds=classify",
+        "--steps=1",
+        "--batch_size=2",
+        "--matrix_size=64",
+        "--repeats=1",
+    )
+    assert content["variants"].keys() == {"classify_residual_small"}
+    assert content["memory"] == {}
+    assert content["peak"]["tflops"].keys() == {"float32"}
+    assert "classify_residual_small" in table
+
+
 def test_unknown_models_are_refused(run_benchmark):
     with pytest.raises(
         InputError, match=r"--models: expected some of seed_cnn, .*; received resne"
