@@ -27,6 +27,7 @@ the imports take when it trained so, in a process of its own.
 """
 
 import dataclasses
+import functools
 import math
 import tempfile
 import time
@@ -141,20 +142,24 @@ def measure_models(
     matrix_size: int,
 ) -> dict[str, Any]:
     """Returns images a second, TFLOP/s, memory and the wait for the input of each variant."""
+    from fer_tfdata import models as networks
     from fer_tfdata import precision
 
     auto = {name: precision.choose_policy("auto", model=name) for name in models}
+    trained = {
+        name: [
+            precision.choose_policy(each, model=name)
+            for each in dict.fromkeys([*precisions, auto[name]])
+        ]
+        for name in models
+    }
+    flops = {name: forward_flops(networks.BUILDERS[name]()) for name in models}
     with tempfile.TemporaryDirectory() as temporary:
-        variants, flops, policies = _repeated(auto, precisions, steps, batch_size)
+        variants = _repeated(auto, trained, steps, batch_size)
         if data_dir is not None:
-            fed = _fed(auto, data_dir, Path(temporary), steps, batch_size)
-            variants |= fed
-            for variant in fed:
-                kind, _, name = variant.partition("_")
-                policies[variant] = auto[name] if kind == "fed" else "float32"
-                flops[variant] = flops[f"{_CLASSIFYING}_{name}"]
+            variants |= _fed(auto, data_dir, Path(temporary), steps, batch_size)
         variants = {
-            name: variant for name, variant in variants.items() if name.split("_")[0] in kinds
+            name: variant for name, variant in variants.items() if name.partition("_")[0] in kinds
         }
         if not variants:
             raise InputError(
@@ -164,32 +169,34 @@ def measure_models(
         multiplied = {
             f"matmul_{policy}": _multiplying(policy, matrix_size)
             for policy in PRECISIONS
-            if policy in {policies[name] for name in variants}
+            if policy in {variant.policy for variant in variants.values()}
         }
-        everything: dict[str, Callable[[], Any]] = {**variants, **multiplied}
-        for variant in everything.values():
-            variant()  # traces, and lets the library choose its kernels
+        everything: dict[str, Callable[[], Any]] = multiplied | {
+            name: variant.build() for name, variant in variants.items()
+        }
+        for run_once in everything.values():
+            run_once()  # traces, and lets the library choose its kernels
         results = measure.interleaved(everything, repeats)
     peaks = {name.removeprefix("matmul_"): results.pop(name) for name in multiplied}
     return {
         "auto": auto,
-        "forward_flops_per_image": {name: flops[f"{_CLASSIFYING}_{name}"] for name in models},
+        "forward_flops_per_image": flops,
         "variants": {
             name: _describe(
                 name,
                 results,
-                peaks[policies[name]],
-                flops[name] * (1 if name.startswith(_CLASSIFYING) else _STEP_TO_FORWARD),
-                policies[name],
+                peaks[variant.policy],
+                flops[variant.model] * (1 if name.startswith(_CLASSIFYING) else _STEP_TO_FORWARD),
+                variant.policy,
             )
-            for name in results
+            for name, variant in variants.items()
         },
         "memory": {
             f"ours_{name}_{policy}": measure.in_new_process(
                 _memory_of_training, name, policy, batch_size
             )
             for name in models
-            for policy in precisions
+            for policy in trained[name]
             if "ours" in kinds
         },
         "peak": {
@@ -214,6 +221,21 @@ class Speed:
 
     images_per_second: float
     input_wait: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A way to train or to classify.
+
+    Attributes:
+      model: one of `MODELS`.
+      policy: the dtype policy.
+      build: returns what runs a repeat and returns its speed.
+    """
+
+    model: str
+    policy: str
+    build: Callable[[], Callable[[], Speed]]
 
 
 def forward_flops(model: Any) -> int:
@@ -241,64 +263,78 @@ def repeated_batch(batch_size: int, schema: Any) -> Any:
     """Returns a dataset of one random batch, over and over."""
     import tensorflow as tf
 
+    from fer_tfdata.dataset_options import untuned
+
     rng = np.random.default_rng(_SEED)
     images = rng.integers(0, 256, (batch_size, *schema.image_shape), np.uint8)
     labels = rng.integers(0, len(schema.expressions), batch_size, np.int64)
-    return tf.data.Dataset.from_tensors((images, labels)).repeat().prefetch(tf.data.AUTOTUNE)
+    return untuned(tf.data.Dataset.from_tensors((images, labels)).repeat().prefetch(2))
 
 
 # The variants.
 
 
 def _repeated(
-    auto: Mapping[str, str], precisions: Sequence[str], steps: int, batch_size: int
-) -> tuple[dict[str, Callable[[], Speed]], dict[str, int], dict[str, str]]:
-    """Returns the variants that repeat a batch, their forward FLOP an image, and their policies."""
+    auto: Mapping[str, str], trained: Mapping[str, Sequence[str]], steps: int, batch_size: int
+) -> dict[str, Variant]:
+    """Returns the variants that repeat a batch."""
     batches = repeated_batch(batch_size, fer2013_schema())
-    variants, flops, policies = {}, {}, {}
-    for name in auto:
-        for policy in dict.fromkeys([*precisions, auto[name]]):
-            stock = _stock_model(name, policy)
-            for kind, model in (("ours", _our_model(name, policy)), ("stock", stock)):
-                variant = f"{kind}_{name}_{policy}"
-                variants[variant] = _fitting(model, batches, steps, batch_size)
-                flops[variant], policies[variant] = forward_flops(stock), policy
-        for kind, options in (
-            ("xla", {"jit_compile": True}),
-            ("together", {"steps_per_execution": steps}),
-        ):
-            model = _stock_model(name, auto[name], **options)
-            variants[f"{kind}_{name}"] = _fitting(model, batches, steps, batch_size)
-            flops[f"{kind}_{name}"], policies[f"{kind}_{name}"] = forward_flops(model), auto[name]
-        variant, model = f"{_CLASSIFYING}_{name}", _stock_model(name, "float32")
-        variants[variant] = _classifying(model, steps, batch_size)
-        flops[variant], policies[variant] = forward_flops(model), "float32"
-    return variants, flops, policies
+
+    def fitting(make: Callable[..., Any], name: str, policy: str, **options: Any) -> Variant:
+        return Variant(
+            name,
+            policy,
+            lambda: _fitting(make(name, policy, **options), batches, steps, batch_size),
+        )
+
+    def classifying(name: str, policy: str) -> Variant:
+        return Variant(
+            name, policy, lambda: _classifying(_stock_model(name, policy), steps, batch_size)
+        )
+
+    variants = {}
+    for name, policies in trained.items():
+        for policy in policies:
+            variants[f"ours_{name}_{policy}"] = fitting(_our_model, name, policy)
+            variants[f"stock_{name}_{policy}"] = fitting(_stock_model, name, policy)
+        variants[f"xla_{name}"] = fitting(_stock_model, name, auto[name], jit_compile=True)
+        variants[f"together_{name}"] = fitting(
+            _stock_model, name, auto[name], steps_per_execution=steps
+        )
+        variants[f"{_CLASSIFYING}_{name}"] = classifying(name, "float32")
+    return variants
 
 
 def _fed(
-    policies: Mapping[str, str], data_dir: Path, directory: Path, steps: int, batch_size: int
-) -> dict[str, Callable[[], Speed]]:
-    """Returns the variants that learn from a data directory's images, by networks' policies."""
-    from benchmarks import pipeline_peers
-    from fer_tfdata import records, training_batches, training_model
+    auto: Mapping[str, str], data_dir: Path, directory: Path, steps: int, batch_size: int
+) -> dict[str, Variant]:
+    """Returns the variants that learn from a data directory's images."""
 
-    split = records.open_split(data_dir, "train")
-    variants = {}
-    for name, policy in policies.items():
+    def feed(name: str) -> Callable[[], Speed]:
+        from fer_tfdata import records, training_batches, training_model
+
+        split = records.open_split(data_dir, "train")
         config = TrainConfig(data_dir=str(data_dir), model=name, batch_size=batch_size, seed=_SEED)
         model = training_model.build_training_model(
-            config, policy, split.schema, steps_per_epoch=steps
+            config, auto[name], split.schema, steps_per_epoch=steps
         )
         batches = training_batches.train_batches(config, split, model, start_step=0)
-        variants[f"fed_{name}"] = _fitting(model, batches, steps, batch_size)
-    if _NOTEBOOK in policies:
+        return _fitting(model, batches, steps, batch_size)
+
+    def feed_as_the_notebook() -> Callable[[], Speed]:
+        from benchmarks import pipeline_peers
+
         inputs = pipeline_peers.open_inputs(data_dir, directory, batch_size)
         pipeline_peers.write_image_files(inputs)
-        model = _stock_model(_NOTEBOOK, "float32")
-        variants[f"notebook_{_NOTEBOOK}"] = _fitting(
-            model, pipeline_peers.images_from_directory(inputs), steps, batch_size
-        )
+        batches = pipeline_peers.images_from_directory(inputs)
+        return _fitting(_stock_model(_NOTEBOOK, "float32"), batches, steps, batch_size)
+
+    variants = {
+        f"fed_{name}": Variant(name, policy, functools.partial(feed, name))
+        for name, policy in auto.items()
+    }
+    if _NOTEBOOK in auto:
+        variants[f"notebook_{_NOTEBOOK}"] = Variant(_NOTEBOOK, "float32", feed_as_the_notebook)
     return variants
 
 

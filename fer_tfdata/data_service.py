@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import tensorflow as tf
 
+from fer_tfdata.dataset_options import untuned
 from fer_tfdata.errors import InputError
 
 TIMEOUT_SECONDS: Final = 60.0
@@ -272,7 +273,7 @@ class _Puller:
             max_outstanding_requests=_REQUESTS,
             compression=None,  # pixels do not shrink
         )
-        for element in self._numbered.apply(distribute):
+        for element in untuned(self._numbered.apply(distribute)):
             self._arrived.put(element)
             if self._stopped.is_set():
                 return

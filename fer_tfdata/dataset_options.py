@@ -1,4 +1,4 @@
-"""What datasets are run with."""
+"""What tf.data is to leave alone."""
 
 import tensorflow as tf
 

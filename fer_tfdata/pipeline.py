@@ -34,7 +34,8 @@ Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[Any, Any]]
 
 FIELDS: Final = ("image", "label", "row")
 
-_BATCHES_AHEAD: Final = 8  # in host memory: evens out what the batches of a stage come in
+_BATCHES_AHEAD: Final = 8  # in host memory, where they take no more bytes than this
+_BYTES_AHEAD: Final = 64 << 20
 
 _assert_cardinality: Final = tf.data.experimental.assert_cardinality
 
@@ -67,7 +68,8 @@ def train_dataset(
     what it reads is shuffled in windows of 8,192 images or 128 MiB, whichever is less, but a batch
     at least, whatever the machine.  How many windows are read at once is chosen such that those in
     memory take no more than the budget, or 1 GiB where it is less; only where a single one, which
-    takes the memory of five, exceeds that is it exceeded.
+    takes the memory of five, exceeds that is it exceeded.  Batches that are ready or in the making
+    come on top: up to eight within 64 MiB, two where they are larger, and one a core.
 
     Args:
       split: as `records.open_split` returns it.
@@ -112,9 +114,11 @@ def train_dataset(
         labelling.warn_of_votes_on_other_images(split)
 
     augmented = functools.partial(_augmented, augment=augment, seed=seed, schedule=schedule)
-    if data_service_address is None and _image_bytes(split) <= memory_budget_bytes:
+    prefetched = functools.partial(_prefetch, batch_bytes=batch_size * _image_bytes(split))
+    split_bytes = split.examples * _image_bytes(split)
+    if data_service_address is None and split_bytes <= memory_budget_bytes:
         batches = _in_memory(split, labels, schedule, seed=seed, start_step=start_step)
-        return _prefetch(augmented(batches, start_step))
+        return prefetched(augmented(batches, start_step))
     windows = Windows(
         schedule=schedule,
         steps_per_window=streaming.steps_per_window(split.schema, batch_size),
@@ -123,17 +127,17 @@ def train_dataset(
     first, skipped = windows.start_at(start_step)
     if data_service_address is not None:
         batches = _served(reader, windows, augmented, first=first, address=data_service_address)
-        return _prefetch(batches.skip(skipped))
+        return prefetched(batches.skip(skipped))
     _log.warning(
         "%s: %d MB of images exceed the memory budget of %d MB: streaming from the shards, "
         "shuffled in windows of %d images",
         split.name,
-        _image_bytes(split) >> 20,
+        split_bytes >> 20,
         memory_budget_bytes >> 20,
         windows.size,
     )
     at_once = streaming.windows_at_once(split.schema, windows, memory_budget_bytes)
-    return _prefetch(augmented(_streaming(reader, first, at_once).skip(skipped), start_step))
+    return prefetched(augmented(_streaming(reader, first, at_once).skip(skipped), start_step))
 
 
 def eval_dataset(
@@ -178,7 +182,7 @@ def eval_dataset(
         batches = batches.rebatch(batch_size).apply(
             _assert_cardinality(math.ceil(examples / batch_size))
         )
-    return _prefetch(batches)
+    return _prefetch(batches, batch_size * _image_bytes(split))
 
 
 def padded_eval_dataset(
@@ -354,10 +358,10 @@ def _augmented(
 
 
 def _image_bytes(split: records.Split) -> int:
-    return split.examples * math.prod(split.schema.image_shape)
+    return math.prod(split.schema.image_shape)
 
 
-def _prefetch(dataset: tf.data.Dataset) -> tf.data.Dataset:
+def _prefetch(dataset: tf.data.Dataset, batch_bytes: int) -> tf.data.Dataset:
     """Prefetches onto the GPU where there is one, else into host memory.
 
     From there, several GPUs take their parts of a batch.
@@ -365,4 +369,4 @@ def _prefetch(dataset: tf.data.Dataset) -> tf.data.Dataset:
     if len(tf.config.list_logical_devices("GPU")) == 1:
         buffered = untuned(dataset.prefetch(2))
         return buffered.apply(tf.data.experimental.prefetch_to_device("/gpu:0"))
-    return untuned(dataset.prefetch(_BATCHES_AHEAD))
+    return untuned(dataset.prefetch(max(2, min(_BATCHES_AHEAD, _BYTES_AHEAD // batch_bytes))))

@@ -47,7 +47,7 @@ _MOST: Final = 2**63 - 1  # of rows and bytes
 
 _READ_BUFFER: Final = 1 << 20
 _READ_BATCH: Final = 256  # few enough to stay in the processor's cache until they are parsed
-_MOST_SHARDS_AT_ONCE: Final = 8
+_MOST_AT_ONCE: Final = 8
 _ALIGNMENT: Final = 64
 _MOST_RECORDS: Final = 2**62
 
@@ -402,7 +402,7 @@ def load_split(split: Split, features: Sequence[str] | None = None) -> dict[str,
     }
     shards = [shard for shard in split.shards if shard.records]
     dataset = tf.data.Dataset.from_tensor_slices([str(split.directory / s.file) for s in shards])
-    at_once = min(joblib.cpu_count(), _MOST_SHARDS_AT_ONCE)
+    at_once = min(joblib.cpu_count(), _MOST_AT_ONCE)
     parsed = {"label", *arrays}
 
     @tf.autograph.experimental.do_not_convert  # there is nothing to convert
@@ -443,12 +443,13 @@ def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, npt.NDArra
     def parse(batch: tf.Tensor) -> dict[str, tf.Tensor]:
         return parse_batch(batch, split.schema)
 
+    at_once = min(joblib.cpu_count(), _MOST_AT_ONCE)
     for shard in split.shards:
         path = split.directory / shard.file
         serialized = tf.data.TFRecordDataset(str(path), buffer_size=_READ_BUFFER).batch(batch_size)
         count = 0
         with _naming(path):
-            for batch in untuned(serialized.map(parse).prefetch(2)).as_numpy_iterator():
+            for batch in untuned(serialized.map(parse, at_once).prefetch(2)).as_numpy_iterator():
                 _check_labels(path, batch["label"], split.schema)
                 count += len(batch["label"])
                 yield batch

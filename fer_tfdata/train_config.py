@@ -153,7 +153,8 @@ class TrainConfig:
         if self.shrunk_epochs > most:
             raise InputError(
                 f"shrunk_epochs: expected at most {most}, what clean_epochs={self.clean_epochs} "
-                f"leaves of {epochs}, received {self.shrunk_epochs}"
+                f"leaves of {epochs}, received {self.shrunk_epochs}; with fewer epochs, give fewer "
+                "shrunk_epochs as well"
             )
         if bool(self.shrink) != bool(self.shrunk_epochs):
             raise InputError(
@@ -164,6 +165,11 @@ class TrainConfig:
             raise InputError(
                 "shrink: expected either it or crop, which both make images smaller, received "
                 f"shrink={self.shrink} and crop={self.augmentation.crop}"
+            )
+        if self.shrink and self.schedule == "plateau":
+            raise InputError(
+                "schedule: expected cosine with shrink, since validation sees whole images, whose "
+                "loss says little while training sees shrunk ones; received plateau"
             )
         if self.schedule == "cosine" and self.warmup_epochs >= self.epochs:
             raise InputError(

@@ -291,10 +291,20 @@ def test_unknown_models_are_refused(run_benchmark):
         InputError, match=r"--models: expected some of seed_cnn, .*; received resne"
     ):
         run_benchmark(training_benchmark, "--models=resnet")
-    with pytest.raises(
-        InputError, match=r"--precisions: expected some of float32, .*; received auto"
-    ):
-        run_benchmark(training_benchmark, "--precisions=auto")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--precisions=auto"], r"--precisions: expected some of float32, .*; received auto"),
+        (["--precisions=mixed_float16"], "mixed_float16 needs a GPU, and there is none"),
+        (["--kinds=serve"], "--kinds: expected some of ours, .*; received serve"),
+        (["--kinds=fed"], "--kinds: expected --data_dir for fed, .*; received fed alone"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(run_benchmark, arguments, message):
+    with pytest.raises(InputError, match=message):
+        run_benchmark(training_benchmark, "--models=residual_small", *arguments)
 
 
 def test_forward_flops_of_separable_convolutions():

@@ -23,7 +23,8 @@ def test_a_recipe_is_what_its_flag_gives_and_other_flags_change_it(name) -> None
     assert recipe.data_dir == "data"
     assert not recipe.train_on_validation
     assert config("--recipe", name) == recipe
-    changed = config("--recipe", name, "--epochs=3", "--clean_epochs=1", "--shift=0.25")
+    shorter = ["--epochs=3", "--clean_epochs=1"] + ["--shrunk_epochs=1"] * (recipe.shrink > 0)
+    changed = config("--recipe", name, *shorter, "--shift=0.25")
     assert (changed.epochs, changed.augmentation.shift) == (3, 0.25)
     assert changed.weight_decay == recipe.weight_decay
     assert changed.augmentation.rotation == recipe.augmentation.rotation

@@ -52,6 +52,7 @@ EVERYTHING = {
     },
     "sgd": {
         "optimizer": "sgd",
+        "schedule": "cosine",
         "learning_rate": 0.05,
         "augmentation": AugmentationConfig(rotation=15, erasing=0.5, mixup=0.4, cutmix=1.0),
         "augment_on": "device",

@@ -95,6 +95,7 @@ def test_the_defaults_are_those_of_seed_cnn() -> None:
             {"shrink": 0.5, "shrunk_epochs": 1, "augmentation": AugmentationConfig(crop=0.25)},
             "shrink: expected either it or crop",
         ),
+        ({"shrink": 0.5, "shrunk_epochs": 1}, "schedule: expected cosine with shrink"),
         ({"warmup_epochs": 1.0}, "warmup_epochs: expected 0, or schedule=cosine"),
         (
             {"warmup_epochs": 15.0, "schedule": "cosine"},
@@ -619,6 +620,7 @@ def test_the_first_epochs_see_shrunk_images(demo_data_dir, tiny_network, augment
         data_dir=str(demo_data_dir),
         model="mini_xception",
         epochs=3,
+        schedule="cosine",
         shrink=0.25,
         shrunk_epochs=1,
         clean_epochs=1,
@@ -821,7 +823,7 @@ def test_a_network_of_one_size_is_not_fed_images_of_two(config, tmp_path) -> Non
     cropped = dataclasses.replace(config, augmentation=AugmentationConfig(crop=0.2))
     with pytest.raises(InputError, match=r"crop: expected 0, since seed_cnn .* received 0\.2"):
         training.train(cropped, tmp_path / "run")
-    shrunk = dataclasses.replace(config, shrink=0.3, shrunk_epochs=1)
+    shrunk = dataclasses.replace(config, schedule="cosine", shrink=0.3, shrunk_epochs=1)
     with pytest.raises(InputError, match=r"shrink: expected 0, since seed_cnn .* received 0\.3"):
         training.train(shrunk, tmp_path / "run")
     assert not (tmp_path / "run").exists()

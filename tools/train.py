@@ -157,7 +157,7 @@ def _define_optimization_flags(flag_values: flags.FlagValues) -> None:
         "shrunk_epochs",
         TrainConfig.shrunk_epochs,
         "In so many epochs at the beginning, images are scaled down by --shrink. Validation sees "
-        "whole ones, so that its figures say little until then.",
+        "whole images, so that its figures say little before these epochs are over.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(

@@ -1,7 +1,7 @@
 """Residual networks for small images (He et al. 2015, arXiv:1512.03385).
 
 A 4x4 stem halves the image; stages of basic blocks follow, each of twice the channels and half the
-width and height of the one before.
+width and height of the one before.  In one of them, the blocks weigh their channels.
 """
 
 import dataclasses
@@ -105,11 +105,13 @@ def _weigh_channels(x: keras.KerasTensor, *, name: str) -> keras.KerasTensor:
     """
     filters = x.shape[-1]
     weights = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_means")(x)
-    weights = layers.Dense(
+    # Convolutions, since dense layers on four axes are shapes that graphs compute as they run.
+    weights = layers.Conv2D(
         filters // _SQUEEZE,
+        1,
         activation="relu",
         kernel_initializer="he_normal",
         name=f"{name}_squeeze",
     )(weights)
-    weights = layers.Dense(filters, activation="sigmoid", name=f"{name}_weights")(weights)
+    weights = layers.Conv2D(filters, 1, activation="sigmoid", name=f"{name}_weights")(weights)
     return layers.Multiply(name=name)([x, weights])
