@@ -29,6 +29,11 @@ def small_model(*, seed: int = 0, outputs: int = 7) -> Any:
     x = keras.layers.Conv2D(16, 3, strides=2, use_bias=False, kernel_initializer=initializer)(x)
     x = keras.layers.BatchNormalization(name="normalization")(x)
     x = keras.layers.ReLU()(x)
+    weights = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    weights = keras.layers.Conv2D(16, 1, activation="sigmoid", kernel_initializer=initializer)(
+        weights
+    )
+    x = keras.layers.Multiply()([x, weights])
     x = keras.layers.AveragePooling2D(8)(x)
     x = keras.layers.Flatten()(x)
     x = keras.layers.Dense(outputs, kernel_initializer=initializer, name="logits")(x)
