@@ -335,6 +335,8 @@ def rows_from_json(value: Any) -> list[int]:
     Raises:
       TypeError, ValueError: it is none.
     """
+    if not isinstance(value, list):
+        raise TypeError
     return [count_from_json(row) for row in value]
 
 

@@ -338,6 +338,18 @@ def test_a_manifest_that_lacks_something(
         inspection.inspect(data_dir)
 
 
+def test_an_object_in_place_of_a_group_s_rows_is_a_damaged_manifest(
+    faulty_data_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(faulty_data_dir, tmp_path / "data")
+    path = tmp_path / "data" / "fer2013" / "1.0.0" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["audit"]["duplicate_groups"][1] = {}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest\.json: the manifest is damaged"):
+        inspection.inspect(tmp_path / "data")
+
+
 def places(value: object) -> Iterator[tuple[Any, Any]]:
     """Every list and dictionary in it, with every place there."""
     if isinstance(value, dict | list):
