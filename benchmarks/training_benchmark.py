@@ -47,6 +47,7 @@ from fer_tfdata.train_config import MODELS, PRECISIONS, TrainConfig
 NAME: Final = "training_benchmark"
 
 _SEED: Final = 0
+_PRECISIONS: Final = tuple(precision for precision in PRECISIONS if precision != "auto")
 _NOTEBOOK: Final = "seed_cnn"
 
 # A backward pass multiplies twice what the forward pass does: once for the gradients of the
@@ -103,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FLAGS
     command_line.import_tensorflow_quietly()
     models = _known("models", values.models, MODELS)
-    precisions = _known("precisions", values.precisions, PRECISIONS[1:])
+    precisions = _known("precisions", values.precisions, _PRECISIONS)
     kinds = _known("kinds", values.kinds, _KINDS)
     content = measure.provenance(NAME, repeats=values.repeats)
     content |= {"steps": values.steps, "batch_size": values.batch_size}

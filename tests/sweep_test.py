@@ -10,9 +10,19 @@ import optuna
 import pytest
 
 from examples import sweep
+from fer_tfdata.recipes import RECIPES
 from fer_tfdata.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("epochs", [1, 2, 10])
+def test_every_recipe_can_be_shortened(name, epochs) -> None:
+    recipe = RECIPES[name]("data")
+    shorter = sweep.shortened(recipe, epochs)  # whose parts go together, or it would not exist
+    assert shorter.epochs == epochs
+    assert bool(shorter.shrink) == (recipe.shrink > 0 and epochs > 1)
 
 
 @pytest.mark.slow
