@@ -5,11 +5,11 @@
 A third of `residual_medium`'s multiplications an image; the first third of the epochs, at the
 greatest rates, learns from images of 32x32, at less than half the price of whole ones.
 
-Not run yet.  With 42 of 54 epochs at 32x32, on two cores of an Intel Xeon at 2.8 GHz (AVX512 without
-BF16 or AMX), in float32, seed 0: accuracy on PublicTest 65.0 % [63.5, 66.5] averaged over mirror
-images, in 96 minutes of steps.  When the images became whole, at a tenth of the greatest rate, the
-accuracy on whole ones rose from 50 to 62 % in four epochs and to 65 % in the other eight, and the
-network had not stopped to learn: hence whole images from earlier on.
+Not run yet.  With 42 of 54 epochs at 32x32, on two cores of an Intel Xeon at 2.8 GHz (AVX512
+without BF16 or AMX), in float32, seed 0: accuracy on PublicTest 65.0 % [63.5, 66.5] averaged over
+mirror images, in 96 minutes of steps.  When the images became whole, at a tenth of the greatest
+rate, the accuracy on whole ones rose from 50 to 62 % in four epochs and to 65 % in the other eight,
+and the network had not stopped to learn: hence whole images from earlier on.
 """
 
 from fer_tfdata.augmentation_config import AugmentationConfig
