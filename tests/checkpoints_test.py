@@ -6,12 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-from fer_tfdata import records
+from fer_tfdata import models, records
 from fer_tfdata.checkpoints import Checkpoints
 from fer_tfdata.errors import InputError
 from fer_tfdata.train_config import TrainConfig
 from fer_tfdata.training import build_training_model
 from fer_tfdata.training_model import TrainingModel
+from tests import tiny_network
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
 
@@ -36,6 +37,14 @@ def model_after(steps: int, policy: str = "float32") -> TrainingModel:
         images = rng.integers(0, 256, (8, 16, 16, 1), np.uint8)
         model.train_on_batch(images, rng.dirichlet(np.ones(3), 8).astype(np.float32))
     return model
+
+
+@pytest.fixture(scope="module")
+def model() -> TrainingModel:
+    """A model that has made a step; what other tests do with it changes its values alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.BUILDERS, CONFIG.model, tiny_network.build)
+        return model_after(1)
 
 
 def state(model: TrainingModel) -> list[np.ndarray]:
@@ -63,8 +72,7 @@ def test_everything_that_a_step_reads_comes_back(tmp_path: Path, policy: str) ->
     assert_same_state(state(fresh), state(trained))
 
 
-def test_without_a_checkpoint_nothing_changes(tmp_path: Path) -> None:
-    model = model_after(1)
+def test_without_a_checkpoint_nothing_changes(tmp_path: Path, model: TrainingModel) -> None:
     before = state(model)
     assert Checkpoints(tmp_path / "none", model).restore() == 0
     assert_same_state(state(model), before)
@@ -104,8 +112,7 @@ def empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, flip_a_bit, flip_a_bit_of_the_directory, empty])
-def test_a_damaged_newest_one_is_left_for_the_one_before(tmp_path, caplog, damage) -> None:
-    model = model_after(1)
+def test_a_damaged_newest_one_is_left_for_the_one_before(tmp_path, caplog, model, damage) -> None:
     checkpoints = Checkpoints(tmp_path, model)
     checkpoints.save(1)
     before = state(model)
@@ -131,8 +138,9 @@ def test_a_checkpoint_of_another_network_is_no_checkpoint_of_this_one(tmp_path: 
         Checkpoints(tmp_path, other).restore()
 
 
-def test_a_disk_that_takes_no_more_leaves_the_checkpoint_before(tmp_path: Path) -> None:
-    model = model_after(1)
+def test_a_disk_that_takes_no_more_leaves_the_checkpoint_before(
+    tmp_path: Path, model: TrainingModel
+) -> None:
     checkpoints = Checkpoints(tmp_path, model)
     checkpoints.save(1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
