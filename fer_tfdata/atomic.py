@@ -1,6 +1,7 @@
 """Files and directories that are complete or absent, whatever stops the program."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -44,6 +45,30 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_room(directory: Path, size: int) -> None:
+    """Checks that a file system has room for so many bytes.
+
+    For what does not survive a disk that fills while it writes, as HDF5 does not.
+
+    Raises:
+      OSError: it has not (ENOSPC).
+    """
+    if shutil.disk_usage(directory).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+
+
+def lack_of_room(error: BaseException) -> str | None:
+    """Returns in words what disk is full, or file too large, if that is what an error is about.
+
+    TensorFlow and HDF5 raise errors of their own, with the system's words in them.
+    """
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError) and error.errno in numbers:
+        return os.strerror(error.errno)
+    found = (os.strerror(number) for number in numbers if os.strerror(number) in str(error))
+    return next(found, None)
 
 
 def left_by_kills(directory: Path) -> list[Path]:

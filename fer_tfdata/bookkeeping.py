@@ -6,6 +6,8 @@ import dataclasses
 import fcntl
 import io
 import json
+import logging
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import joblib
 import keras
 import numpy as np
 import tensorflow as tf
@@ -26,14 +29,49 @@ from fer_tfdata.train_config import TrainConfig
 
 # Which data these are, their checksum says.
 _FREE: Final = ("data_dir", "checkpoint_every")
+# What the same operations may give other last bits with.
+_BITS_REST_ON: Final = ("python", "versions", "devices", "threads")
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def locked(run: RunDirectory) -> Iterator[None]:
+    """Makes the run directory, and keeps other processes out of it, however this one ends.
+
+    Raises:
+      InputError: another process is in it, or it cannot be a directory.
+    """
+    try:
+        run.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run.root, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(
+            f"{run.root}: expected an empty or no directory, received a file"
+        ) from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{run.root}: another process is training it") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
-    """Makes the run directory, or checks that the one there may be continued.
+    """Begins the run, or checks that the one there may be continued, and clears what a kill left.
 
     Raises:
-      InputError: it is in use, or was started with another configuration.
+      InputError: there is something else, or it was started with another configuration.
     """
+    _check_or_write_config(run, config, resume=resume)
+    for path in atomic.left_by_kills(run.root):
+        path.unlink()
+    run.checkpoints.mkdir(exist_ok=True)
+
+
+def _check_or_write_config(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
     if run.config.is_file():
         if not resume:
             raise InputError(
@@ -53,9 +91,7 @@ def prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
             )
         return
     # A hidden file is what a kill amid the writing of the configuration leaves.
-    if run.root.exists() and (
-        not run.root.is_dir() or any(not path.name.startswith(".") for path in run.root.iterdir())
-    ):
+    if any(not path.name.startswith(".") for path in run.root.iterdir()):
         raise InputError(f"{run.root}: expected an empty or no directory, received one in use")
     write_json(run.config, dataclasses.asdict(config))
 
@@ -99,24 +135,6 @@ def common_facts(config: TrainConfig, policy: str, manifest_sha256: str) -> dict
         "fer_tfdata": fer_tfdata.__version__,
         **_versions(),
     }
-
-
-@contextlib.contextmanager
-def locked(run: RunDirectory) -> Iterator[None]:
-    """Keeps other processes out of the run, however this one ends, and clears what a kill left.
-
-    Raises:
-      InputError: another process is in it.
-    """
-    with run.config.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{run.root}: another process is training it") from None
-        for path in atomic.left_by_kills(run.root):
-            path.unlink()
-        run.checkpoints.mkdir(exist_ok=True)
-        yield
 
 
 def note_environment(
@@ -169,6 +187,13 @@ def note_environment(
                 f"means {environment['dtype_policy']} on this machine; continue it on one like the "
                 "first, or choose another --run_dir"
             )
+        for name in _BITS_REST_ON:
+            if started.get(name, environment[name]) != environment[name]:
+                _log.warning(
+                    "%s: the run was started with %s %r (now %r); it goes on, but need not end bit "
+                    "for bit as it would have",
+                    *(run.root, name, started[name], environment[name]),
+                )
         return
     write_json(run.environment, environment)
 
@@ -221,6 +246,7 @@ def _environment(policy: str) -> dict[str, Any]:
         "backend": keras.backend.backend(),
         "num_processes": cluster.process_count(),
         "devices": _device_names(),
+        "threads": _threads(),
         "dtype_policy": policy,
     }
 
@@ -243,6 +269,12 @@ def _device_names() -> list[str]:
         else f"{device.platform.upper()} {device.device_kind}"
         for device in jax.devices()
     ]
+
+
+def _threads() -> int:
+    """Returns how many threads an operation is shared out to on the CPU."""
+    chosen: int = tf.config.threading.get_intra_op_parallelism_threads()
+    return chosen or joblib.cpu_count()
 
 
 def _device_name(device: Any) -> str:

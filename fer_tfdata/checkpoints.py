@@ -78,7 +78,7 @@ class Checkpoints:
                 f"{path}: could not be written ({error.strerror or error}); make room and continue "
                 "with --resume, from the checkpoint before"
             ) from error
-        for old in self._paths()[_KEPT:]:
+        for old in _paths(self._directory)[_KEPT:]:
             old.unlink(missing_ok=True)
 
     def restore(self) -> int:
@@ -112,7 +112,7 @@ class Checkpoints:
 
     def _read_newest(self) -> tuple[int, _Arrays]:
         """Returns the newest readable checkpoint's step and values; 0 where there is none."""
-        paths = self._paths()
+        paths = _paths(self._directory)
         for path in paths:
             try:
                 return int(path.stem.removeprefix("step-")), self._read(path)
@@ -130,18 +130,9 @@ class Checkpoints:
         for variable, value in zip(self._model.metrics_variables, self._metrics, strict=True):
             variable.assign(value)
 
-    def delete(self) -> None:
-        """Deletes them all: the run is complete."""
-        for path in self._paths():
-            path.unlink()
-
     def _variables(self) -> Sequence[Any]:
         model = self._model
         return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
-
-    def _paths(self) -> list[Path]:
-        """Returns the checkpoints, the newest first."""
-        return sorted(self._directory.glob(_PATTERN), reverse=True)
 
     def _read(self, path: Path) -> _Arrays:
         with np.load(path, allow_pickle=False) as file:
@@ -150,3 +141,14 @@ class Checkpoints:
         if [array.shape for array in arrays] != shapes:
             raise ValueError("its variables are not those of this model")
         return arrays
+
+
+def delete_all(directory: Path) -> None:
+    """Deletes the checkpoints in a directory: the run is complete."""
+    for path in _paths(directory):
+        path.unlink()
+
+
+def _paths(directory: Path) -> list[Path]:
+    """Returns the checkpoints in a directory, the newest first."""
+    return sorted(directory.glob(_PATTERN), reverse=True)

@@ -1,5 +1,6 @@
 """What a run leaves for TensorBoard: how it trains, what it sees, and where it errs."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from tensorboard.plugins.pr_curve import summary as pr_curve_summary
 from fer_tfdata import atomic, figures
 from fer_tfdata.dataset_options import untuned
 from fer_tfdata.evaluation import Predictions, compute_metrics, worst_mistakes
+
+_log = logging.getLogger(__name__)
 
 HParam = bool | int | float | str
 
@@ -188,7 +191,11 @@ def _box(layer_name: str) -> str:
 def _write_picture(name: str, draw: Callable[[Path], None]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "picture.png"
-        draw(path)
+        try:
+            draw(path)
+        except Exception as error:  # whatever a library raises: no training is worth losing for it
+            _log.warning("the picture %s could not be drawn: %s", name, error)
+            return
         tf.summary.image(name, tf.io.decode_png(path.read_bytes(), channels=3)[tf.newaxis])
 
 

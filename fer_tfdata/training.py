@@ -35,10 +35,11 @@ from fer_tfdata.callbacks import (
     ReduceLROnPlateau,
     SaveCheckpoints,
     StopOnNonFiniteLoss,
+    StoppedError,
     Validated,
     progress_bar,
 )
-from fer_tfdata.checkpoints import Checkpoints
+from fer_tfdata.checkpoints import Checkpoints, delete_all
 from fer_tfdata.classifier import KerasClassifier
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import SPLITS
@@ -112,8 +113,8 @@ def train(
     with contextlib.ExitStack() as stack:
 
         def enter() -> bool:
-            bookkeeping.prepare(run, config, resume=resume)
             stack.enter_context(bookkeeping.locked(run))
+            bookkeeping.prepare(run, config, resume=resume)
             bookkeeping.note_environment(
                 run,
                 policy=policy,
@@ -129,6 +130,7 @@ def train(
 
 def _finished(run: RunDirectory) -> dict[str, Any]:
     _log.warning("%s is complete; nothing is left to train", run.root)
+    delete_all(run.checkpoints)  # a kill may have come before
     metrics: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8"))
     return metrics
 
@@ -240,15 +242,26 @@ def _run(
     others: _OtherModels,
     profile_steps: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    with _errors_explained(run, train_split, validation_split):
+    with (
+        _errors_explained(run, train_split, validation_split),
+        _stop_asked_by_sigterm() as stop_asked,
+    ):
         with distribution.data_parallel():
             session = _begin(config, run, policy, train_split, others)
-            _fit(session, validation_split, profile_steps)
+            _fit(session, validation_split, stop_asked, profile_steps)
+
+        def stop_if_asked() -> None:
+            steps = config.epochs * session.steps
+            if cluster.process_count() == 1 and stop_asked(steps):
+                raise StoppedError(steps)
+
         metrics = cluster.from_first(
-            lambda: _finish(config, run, train_split.schema, validation_split, others)
+            lambda: _finish(
+                config, run, train_split.schema, validation_split, others, stop_if_asked
+            )
         )
     if cluster.is_first():
-        session.checkpoints.delete()
+        delete_all(run.checkpoints)
     return metrics
 
 
@@ -263,10 +276,12 @@ def _errors_explained(run: RunDirectory, *splits: records.Split) -> Iterator[Non
         for split in splits:
             records.verify_checksums(split)  # names the damaged file
         raise  # the data are what they were: it is something else
-    except OSError as error:
+    except (OSError, RuntimeError, tf.errors.OpError) as error:
+        if (reason := atomic.lack_of_room(error)) is None:
+            raise
         raise InputError(
-            f"{run.root}: a file could not be written ({error.strerror or error}); make room and "
-            "continue with --resume"
+            f"{run.root}: a file could not be written ({reason}); make room and continue with "
+            "--resume"
         ) from error
 
 
@@ -310,21 +325,22 @@ def _begin(
 
 
 def _fit(
-    session: _Session, validation_split: records.Split, profile_steps: tuple[int, int] | None
+    session: _Session,
+    validation_split: records.Split,
+    stop_asked: Callable[[int], bool],
+    profile_steps: tuple[int, int] | None,
 ) -> None:
     config = session.config
-    validation = _validation(validation_split, config.labels)
-    with _stop_asked_by_sigterm() as stop_asked:
-        session.model.fit(
-            session.batches,
-            epochs=config.epochs,
-            initial_epoch=len(session.past),
-            steps_per_epoch=session.steps,
-            validation_data=validation,
-            callbacks=_callbacks(session, stop_asked, profile_steps),
-            shuffle=False,  # the dataset is, and Keras would warn that it cannot
-            verbose=0,
-        )
+    session.model.fit(
+        session.batches,
+        epochs=config.epochs,
+        initial_epoch=len(session.past),
+        steps_per_epoch=session.steps,
+        validation_data=_validation(validation_split, config.labels),
+        callbacks=_callbacks(session, stop_asked, profile_steps),
+        shuffle=False,  # the dataset is, and Keras would warn that it cannot
+        verbose=0,
+    )
 
 
 def _validation(split: records.Split, labels: str) -> tf.data.Dataset:
@@ -361,8 +377,8 @@ def _callbacks(
     )
     return [
         StopOnNonFiniteLoss(steps),
+        EpochReport(config.epochs, steps, config.batch_size),  # of the rate before it is reduced
         *([plateau] if config.schedule == "plateau" else []),
-        EpochReport(config.epochs, steps, config.batch_size),
         Validated(
             run.checkpoints / "best.weights.h5",
             past,
@@ -422,6 +438,8 @@ def _as_seen(
 def _stop_asked_by_sigterm() -> Iterator[Callable[[int], bool]]:
     """Yields whether SIGTERM came before a step; a second one ends the process as it always would.
 
+    Where none follows, what asks when all steps are done gets the answer too.
+
     Several processes stop after the same step when one of them gets it.
     """
     asked = False
@@ -450,14 +468,21 @@ def _finish(
     schema: records.Schema,
     validation_split: records.Split,
     others: _OtherModels,
+    stop_if_asked: Callable[[], None],
 ) -> dict[str, Any]:
-    """Writes the model and what there is to say of it; returns its figures."""
+    """Writes the model and what there is to say of it; returns its figures.
+
+    All of it is done again where it was interrupted.
+    """
+    stop_if_asked()
     chosen = _export(config, schema, run)
+    stop_if_asked()
     answers = evaluation.predict_split(
         KerasClassifier(chosen), validation_split, model_name=str(run.model)
     )
     metrics = evaluation.metrics_of(answers, validation_split, model_name=str(run.model))
     metrics["trained_on"] = _learned_from(config, others)
+    stop_if_asked()
     _draw(run, chosen, metrics, answers, validation_split)
     bookkeeping.write_json(run.metrics, metrics)
     return metrics

@@ -1,8 +1,9 @@
 """The model that `fit` trains: a functional one with fast layers and the backend's step."""
 
 import functools
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import keras
 import numpy as np
@@ -21,6 +22,9 @@ if TYPE_CHECKING or keras.backend.backend() == "tensorflow":
     from fer_tfdata.tensorflow_step import TensorFlowStep as Step
 else:
     from fer_tfdata.jax_step import JaxStep as Step
+
+
+_LEAST_ROOM: Final = 1_000_000  # bytes
 
 
 class TrainingModel(Step):
@@ -46,8 +50,18 @@ class TrainingModel(Step):
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def save_weights(self, filepath: str | Path, overwrite: bool = True, **kwargs: Any) -> None:
-        """Saves the weights under another name and renames the file last."""
-        with atomic.replacing(Path(filepath)) as temporary:
+        """Saves the weights under another name and renames the file last.
+
+        Raises:
+          OSError: there is no room for them.
+        """
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Keras saves the optimizer as well; that many bytes again are more than HDF5 adds.
+        variables = [*self.variables, *self.optimizer.variables]
+        values = sum(math.prod(v.shape) * np.dtype(np.float32).itemsize for v in variables)
+        atomic.check_room(path.parent, 2 * values + _LEAST_ROOM)
+        with atomic.replacing(path) as temporary:
             super().save_weights(temporary, overwrite=True, **kwargs)
 
 

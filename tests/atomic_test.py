@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -156,3 +157,17 @@ def test_what_a_kill_leaves_is_told_from_what_a_user_hides(tmp_path: Path) -> No
     with atomic.replacing(tmp_path / "sub" / "model.keras") as temporary:
         assert atomic.left_by_kills(tmp_path) == [temporary]
     assert atomic.left_by_kills(tmp_path) == []
+
+
+def test_room_is_asked_for_before_it_is_needed(tmp_path: Path) -> None:
+    atomic.check_room(tmp_path, 1)
+    with pytest.raises(OSError, match="No space left") as raised:
+        atomic.check_room(tmp_path, 2**80)
+    assert atomic.lack_of_room(raised.value) == "No space left on device"
+
+
+def test_a_lack_of_room_is_known_by_whoever_tells_of_it() -> None:
+    told = RuntimeError("file write failed: errno = 28, error message = 'No space left on device'")
+    assert atomic.lack_of_room(told) == "No space left on device"
+    assert atomic.lack_of_room(OSError(errno.EACCES, "Permission denied")) is None
+    assert atomic.lack_of_room(RuntimeError("out of memory")) is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fer_tfdata import models, records
-from fer_tfdata.checkpoints import Checkpoints
+from fer_tfdata.checkpoints import Checkpoints, delete_all
 from fer_tfdata.errors import InputError
 from fer_tfdata.train_config import TrainConfig
 from fer_tfdata.training import build_training_model
@@ -86,7 +86,7 @@ def test_the_newest_two_are_kept(tmp_path: Path) -> None:
         "step-000000999.npz",
         "step-000001000.npz",
     ]
-    checkpoints.delete()
+    delete_all(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -2,7 +2,10 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
+import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +23,7 @@ from fer_tfdata import (
     conversion,
     data_service,
     ferplus,
+    figures,
     pipeline,
     records,
     teachers,
@@ -28,6 +32,7 @@ from fer_tfdata import (
     training_model,
 )
 from fer_tfdata.augmentation_config import AugmentationConfig
+from fer_tfdata.callbacks import StoppedError
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
 from fer_tfdata.run_directory import RunDirectory, load_model
@@ -247,13 +252,82 @@ def _fail(*args) -> None:
     raise RuntimeError
 
 
-def test_a_second_process_is_kept_out(config, trained_run) -> None:
+def test_a_second_process_is_kept_out_from_the_first_moment(config, tmp_path) -> None:
+    run_dir = tmp_path / "run"
     with (
-        bookkeeping.locked(RunDirectory(trained_run)),
+        bookkeeping.locked(RunDirectory(run_dir)),  # and not begun
         pytest.raises(InputError, match="another process is training it"),
-        bookkeeping.locked(RunDirectory(trained_run)),
     ):
-        pass
+        training.train(config, run_dir)
+    assert not list(run_dir.iterdir())
+
+
+def test_what_is_no_directory_is_no_run_directory(config, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    for run_dir in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(InputError, match="expected an empty or no directory, received a file"):
+            training.train(config, run_dir)
+
+
+def test_a_kill_at_the_very_end_leaves_no_checkpoint_for_good(
+    trained_run, demo_data_dir, tmp_path
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(trained_run, run.root)
+    (run.checkpoints / "step-000000008.npz").touch()
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
+    training.train(config, run.root, resume=True)
+    assert {path.name for path in run.checkpoints.iterdir()} == {
+        "best.weights.h5",
+        "last.weights.h5",
+    }
+
+
+def test_sigterm_after_the_last_step_is_heard(config, tmp_path, monkeypatch) -> None:
+    run_dir = tmp_path / "run"
+    config = dataclasses.replace(config, epochs=1)
+    export = training._export
+
+    def terminated(*args) -> keras.Model:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return export(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_export", terminated)
+        with pytest.raises(StoppedError, match="stopped after step 2"):
+            training.train(config, run_dir)
+    assert not (run_dir / "metrics.json").exists()
+    assert training.train(config, run_dir, resume=True)["examples"] == 35
+
+
+def test_a_full_disk_ends_with_what_to_do_and_the_run_goes_on(config, tmp_path) -> None:
+    run_dir = tmp_path / "run"
+    config = dataclasses.replace(config, epochs=5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A picture an epoch goes into TensorBoard's file, which is the largest.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(InputError, match=r"run: a file could not be written \(File too large"):
+            training.train(config, run_dir)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert training.train(config, run_dir, resume=True)["examples"] == 35
+
+
+@pytest.mark.parametrize(
+    ("name", "started"), [("threads", 99), ("devices", ["CPU of another kind"])]
+)
+def test_what_the_last_bits_rest_on_is_warned_of(
+    trained_run, demo_data_dir, tmp_path, warnings_so_far, name, started
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(trained_run, run.root)
+    environment = json.loads(run.environment.read_text())
+    run.environment.write_text(json.dumps({**environment, name: started}))
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
+    training.train(config, run.root, resume=True)
+    (warning,) = (text for text in warnings_so_far() if "bit for bit" in text)
+    assert f"started with {name} {started!r} (now {environment[name]!r})" in warning
 
 
 def test_a_picture_that_cannot_be_drawn_loses_no_training(config, tmp_path, monkeypatch) -> None:
@@ -263,6 +337,14 @@ def test_a_picture_that_cannot_be_drawn_loses_no_training(config, tmp_path, monk
     assert training.train(config, tmp_path / "run")["examples"] == 35
     assert not (tmp_path / "run" / "figures" / "model.png").exists()
     assert (tmp_path / "run" / "figures" / "learning_curves.png").exists()
+
+
+def test_nor_does_one_that_tensorboard_was_to_show(
+    config, tmp_path, monkeypatch, warnings_so_far
+) -> None:
+    monkeypatch.setattr(figures, "captioned_images", _fail)
+    training.train(dataclasses.replace(config, epochs=1), tmp_path / "run")
+    assert any("the picture batch could not be drawn" in text for text in warnings_so_far())
 
 
 def test_a_run_whose_history_was_lost_is_not_continued(config, tmp_path, monkeypatch) -> None:
