@@ -35,6 +35,18 @@ _LEAST_RANK_PACKED: Final = 2
 # Of a configuration, what means something on one machine only.
 _PLACES: Final = ("data_dir", "data_service", "start_from", "teacher")
 
+# Of the environment of a run, what its weights depend on.
+_TRAINED_IN: Final = (
+    "fer_tfdata",
+    "git_commit",
+    "python",
+    "versions",
+    "backend",
+    "devices",
+    "threads",
+    "dtype_policy",
+)
+
 # TensorFlow and Keras are imported where they are used: importing this is part of `--help`.
 
 
@@ -76,6 +88,7 @@ def pack(run_dir: Path, directory: Path) -> dict[str, Any]:
         "start_sha256": environment.get("start_sha256"),
         "teachers_sha256": environment.get("teachers_sha256", []),
         "sha256": hashlib.sha256(content).hexdigest(),
+        "trained_in": {name: environment[name] for name in _TRAINED_IN if name in environment},
         "config": {name: value for name, value in config.items() if name not in _PLACES},
     }
     _check_answers(model, _built(description, content))

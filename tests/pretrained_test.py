@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -52,6 +53,8 @@ def test_it_is_half_as_large_and_tells_how_it_was_trained(packed, small_run) -> 
     assert description["expressions"] == list(EXPRESSIONS)
     assert description["config"]["epochs"] == 1
     assert "data_dir" not in description["config"]
+    assert description["trained_in"]["dtype_policy"] == "float32"
+    assert description["trained_in"]["versions"]["keras"] == keras.__version__
     assert (description["start_sha256"], description["teachers_sha256"]) == (None, [])
     pretrained.describe(packed, {"none": {"accuracy": 0.5}})
     described = json.loads((packed / "model.json").read_text())
