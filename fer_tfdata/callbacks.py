@@ -26,7 +26,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
       steps_per_epoch: to count the steps of the whole run.
 
     Raises:
-      InputError: from within `fit`.
+      NonFiniteLossError: from within `fit`.
     """
 
     def __init__(self, steps_per_epoch: int) -> None:
@@ -42,12 +42,23 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         """Looks at this step's loss, which Keras has fetched from the device for its own use."""
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
-            step = self._epoch * self._steps_per_epoch + batch
-            raise InputError(
-                f"the loss is {loss} from step {step} on (epoch {self._epoch + 1}); expected a "
-                "finite one. Start again in a new --run_dir with a smaller --learning_rate or "
-                "--precision=float32"
-            )
+            step = self._epoch * self._steps_per_epoch + batch + 1
+            raise NonFiniteLossError(loss, step=step, epoch=self._epoch + 1)
+
+
+class NonFiniteLossError(InputError):
+    """A training's loss is NaN or infinite, and would be again if it were continued.
+
+    Attributes:
+      step: the first of which that is so, counted from 1.
+    """
+
+    def __init__(self, loss: float, *, step: int, epoch: int) -> None:
+        super().__init__(
+            f"the loss is {loss} from step {step} on (epoch {epoch}); expected a finite one. Start "
+            "again in a new --run_dir with a smaller --learning_rate or --precision=float32"
+        )
+        self.step = step
 
 
 class ReduceLROnPlateau(keras.callbacks.ReduceLROnPlateau):

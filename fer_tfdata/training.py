@@ -94,7 +94,8 @@ def train(
       InputError: the data are missing or damaged or have not the labels asked for, the network does
         not take their images, the run directory is in use or was started with another
         configuration, the precision does not suit the device, the backend cannot do what is asked
-        for, the loss is not finite, or the disk is full; or another process has failed.
+        for, or the disk is full; or another process has failed.
+      NonFiniteLossError: the loss is NaN or infinite.
       StoppedError: the process got SIGTERM, and has saved a checkpoint.
     """
     with cluster.all_or_none():

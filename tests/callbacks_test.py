@@ -14,7 +14,7 @@ def test_the_step_at_which_the_loss_became_nan_is_named() -> None:
         for batch in range(100):
             watch.on_train_batch_end(batch, {"loss": float("nan") if batch >= 23 else 1.0})
 
-    with pytest.raises(InputError, match=r"the loss is nan from step 223 on \(epoch 3\)"):
+    with pytest.raises(InputError, match=r"the loss is nan from step 224 on \(epoch 3\)"):
         run_epoch()
 
 
@@ -22,7 +22,7 @@ def test_the_last_step_of_an_epoch_is_looked_at() -> None:
     watch = callbacks.StopOnNonFiniteLoss(steps_per_epoch=5)
     watch.on_epoch_begin(0)
     watch.on_train_batch_end(3, {"loss": 1.0})
-    with pytest.raises(InputError, match="the loss is inf from step 4"):
+    with pytest.raises(InputError, match="the loss is inf from step 5"):
         watch.on_train_batch_end(4, {"loss": float("inf")})
 
 

@@ -32,7 +32,7 @@ from fer_tfdata import (
     training_model,
 )
 from fer_tfdata.augmentation_config import AugmentationConfig
-from fer_tfdata.callbacks import StoppedError
+from fer_tfdata.callbacks import NonFiniteLossError, StoppedError
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
 from fer_tfdata.run_directory import RunDirectory, load_model
@@ -230,7 +230,8 @@ def test_a_damaged_shard_is_named(config, tmp_path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(config, tmp_path) -> None:
     config = dataclasses.replace(config, learning_rate=1e30)
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) from step 1 on \(epoch 1\)"):
+    said = r"the loss is (nan|inf) from step 2 on \(epoch 1\)"
+    with pytest.raises(NonFiniteLossError, match=said):
         training.train(config, tmp_path / "run")
 
 
