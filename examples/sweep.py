@@ -5,17 +5,23 @@
     tensorboard --logdir runs/sweep   # the HParams tab
 
 Interrupted at any moment, by `kill -9` too, the same command goes on: with the unfinished trial,
-from its last checkpoint.  What is searched stands in `suggest`; copy this file and change it.
+from its last checkpoint, and then with the trials that would have come.  A trial whose loss becomes
+NaN has failed, and counts as one of them.  What is searched stands in `suggest`; copy this file and
+change it.
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import optuna
 from absl import flags
+from optuna.trial import TrialState
 
 from fer_tfdata import command_line
+from fer_tfdata.errors import InputError
 from fer_tfdata.recipes import RECIPES
 from fer_tfdata.train_config import TrainConfig
 
@@ -41,14 +47,14 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "trials",
         20,
-        "How many, those of earlier calls included.",
+        "How many, those that failed and those of earlier calls included.",
         lower_bound=1,
         flag_values=flag_values,
     )
 
 
 def suggest(trial: optuna.trial.BaseTrial, base: TrainConfig) -> TrainConfig:
-    """Returns the configuration of a trial."""
+    """Returns the configuration of a trial; all have one seed, so that it decides nothing."""
     augmentation = dataclasses.replace(
         base.augmentation,
         mixup=trial.suggest_float("mixup", 0.05, 1.0, log=True),
@@ -77,14 +83,18 @@ def shortened(recipe: TrainConfig, epochs: int) -> TrainConfig:
 
 
 def search(base: TrainConfig, sweep_dir: Path, trials: int) -> optuna.Study:
-    """Runs trials until there are so many, those of earlier calls included.
+    """Runs trials until there are so many, those that failed and those of earlier calls included.
 
     Args:
       base: what all trials have in common.
       sweep_dir: holds `study.db` and a run directory a trial.
       trials: how many.
+
+    Raises:
+      InputError: as `training.train` does, but for a loss that is not finite: that trial failed.
+      StoppedError: as `training.train` does.
     """
-    from fer_tfdata import training
+    from fer_tfdata import callbacks, training
 
     sweep_dir.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
@@ -92,24 +102,41 @@ def search(base: TrainConfig, sweep_dir: Path, trials: int) -> optuna.Study:
         storage=f"sqlite:///{sweep_dir / 'study.db'}",
         load_if_exists=True,
         direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=base.seed),
     )
 
     def finish(number: int, config: TrainConfig) -> None:
-        metrics = training.train(config, sweep_dir / f"trial-{number:03d}", resume=True)
-        study.tell(number, metrics["accuracy"])
+        try:
+            metrics = training.train(config, sweep_dir / f"trial-{number:03d}", resume=True)
+        except callbacks.NonFiniteLossError as error:
+            print(
+                f"trial {number} failed: no finite loss from step {error.step} on", file=sys.stderr
+            )
+            study.tell(number, state=TrialState.FAIL)
+        else:
+            study.tell(number, metrics["accuracy"])
 
-    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
         try:
             config = suggest(optuna.trial.FixedTrial(trial.params), base)
         except ValueError:  # it was not drawn to the end, and so not begun
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            study.tell(trial.number, state=TrialState.FAIL)
         else:
             finish(trial.number, config)
-    while len(study.trials) < trials:
+    while (number := len(study.trials)) < trials:
+        study.sampler = _sampler(base.seed, number)
         drawn = study.ask()
         finish(drawn.number, suggest(drawn, base))
     return study
+
+
+def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """Returns what draws one trial.
+
+    One sampler for all of them would begin again when a search is continued, with the parameters of
+    trial 0.  From a seed of its own, a trial is what it is in a search that was not interrupted.
+    """
+    (mixed,) = np.random.SeedSequence([seed, number]).generate_state(1)
+    return optuna.samplers.TPESampler(seed=int(mixed))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -117,8 +144,21 @@ def main(argv: Sequence[str]) -> None:
     del argv
     values = flags.FLAGS
     command_line.import_tensorflow_quietly()
+    from fer_tfdata import callbacks
+
     base = shortened(RECIPES[values.recipe](values.data_dir), values.epochs)
-    study = search(base, Path(values.sweep_dir), values.trials)
+    sweep_dir = Path(values.sweep_dir)
+    try:
+        study = search(base, sweep_dir, values.trials)
+    except callbacks.StoppedError as stopped:
+        print(f"{sweep_dir}: {stopped} of a trial; continue with the same command")
+        return
+    if not study.get_trials(states=(TrialState.COMPLETE,)):
+        raise InputError(
+            f"{sweep_dir}: expected a trial that ends with an accuracy, but all "
+            f"{len(study.trials)} failed; go on with more --trials, or narrow what `suggest` draws "
+            "and begin in a new --sweep_dir"
+        )
     best = study.best_trial
     print(f"trial {best.number}: validation accuracy {best.value:.4f}")
     for name, value in best.params.items():

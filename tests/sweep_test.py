@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -10,10 +11,31 @@ import optuna
 import pytest
 
 from examples import sweep
+from fer_tfdata import callbacks, training
+from fer_tfdata.errors import InputError
 from fer_tfdata.recipes import RECIPES
 from fer_tfdata.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
+BASE = TrainConfig(data_dir="data", schedule="cosine", epochs=3, seed=5)
+
+
+@pytest.fixture
+def trainings(monkeypatch) -> list[BaseException]:
+    """How the next trainings end, which take no time: with an exception, or else an accuracy."""
+    endings: list[BaseException] = []
+
+    def train(config: TrainConfig, run_dir: Path, *, resume: bool) -> dict[str, float]:
+        if endings:
+            raise endings.pop(0)
+        return {"accuracy": 1 / (1 + 1000 * config.learning_rate)}
+
+    monkeypatch.setattr(training, "train", train)
+    return endings
+
+
+def not_finite() -> callbacks.NonFiniteLossError:
+    return callbacks.NonFiniteLossError(float("nan"), step=7, epoch=1)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -49,8 +71,44 @@ def test_a_killed_search_goes_on_with_the_trial_that_was_running(demo_data_dir, 
     assert f"trial {study.best_trial.number}: validation accuracy" in done.stdout
 
 
+def test_an_interrupted_search_has_the_trials_of_one_that_was_not(trainings, tmp_path) -> None:
+    whole = sweep.search(BASE, tmp_path / "whole", 12)
+    for trials in range(1, 13):
+        parts = sweep.search(BASE, tmp_path / "parts", trials)
+    drawn = [trial.params for trial in whole.trials]
+    assert [trial.params for trial in parts.trials] == drawn
+    assert len({params["learning_rate"] for params in drawn}) == 12
+    (other,) = sweep.search(dataclasses.replace(BASE, seed=6), tmp_path / "other", 1).trials
+    assert other.params not in drawn
+
+
+def test_a_search_passes_over_a_trial_whose_loss_becomes_nan(trainings, tmp_path, capsys) -> None:
+    trainings.append(not_finite())
+    for _ in range(2):
+        study = sweep.search(BASE, tmp_path, 3)
+        assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert capsys.readouterr().err == "trial 0 failed: no finite loss from step 7 on\n"
+
+
+def test_a_search_of_failed_trials_says_so(trainings, run_main, tmp_path) -> None:
+    trainings += [not_finite(), not_finite()]
+    with pytest.raises(InputError, match=f"{tmp_path}: expected a trial .* but all 2 failed"):
+        run_main(sweep, "--data_dir=data", f"--sweep_dir={tmp_path}", "--trials=2")
+
+
+def test_a_stopped_search_says_how_to_go_on(trainings, run_main, tmp_path, capsys) -> None:
+    command = [sweep, "--data_dir=data", f"--sweep_dir={tmp_path}", "--trials=2"]
+    trainings.append(callbacks.StoppedError(7))
+    run_main(*command)
+    said = f"{tmp_path}: stopped after step 7 of a trial; continue with the same command\n"
+    assert capsys.readouterr().out == said
+    run_main(*command)
+    assert "validation accuracy" in capsys.readouterr().out
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+
+
 def test_a_trial_changes_what_is_searched_and_nothing_else() -> None:
-    base = TrainConfig(data_dir="data", schedule="cosine", epochs=3)
     trial = optuna.trial.FixedTrial(
         {
             "mixup": 0.1,
@@ -60,5 +118,6 @@ def test_a_trial_changes_what_is_searched_and_nothing_else() -> None:
             "label_smoothing": 0.0,
         }
     )
-    config = sweep.suggest(trial, base)
-    assert (config.augmentation.mixup, config.learning_rate, config.epochs) == (0.1, 1e-3, 3)
+    config = sweep.suggest(trial, BASE)
+    assert (config.augmentation.mixup, config.learning_rate) == (0.1, 1e-3)
+    assert (config.epochs, config.seed) == (BASE.epochs, BASE.seed)
