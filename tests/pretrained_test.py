@@ -28,10 +28,16 @@ def small_run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return run_dir
 
 
+@pytest.fixture(scope="module")
+def packed_once(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("packed") / "packed"
+    pretrained.pack(small_run, directory)
+    return directory
+
+
 @pytest.fixture
-def packed(small_run: Path, tmp_path: Path) -> Path:
-    pretrained.pack(small_run, tmp_path / "packed")
-    return tmp_path / "packed"
+def packed(packed_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(packed_once, tmp_path / "packed"))
 
 
 def faces(count: int) -> np.ndarray:
