@@ -39,9 +39,9 @@ def data_parallel() -> Iterator[None]:
 
 
 def device_count() -> int:
-    """Returns how many devices share every batch under JAX; under TensorFlow 1."""
+    """Returns how many devices share every batch."""
     if keras.backend.backend() != "jax":
-        return 1
+        return choose_strategy().num_replicas_in_sync
     import jax
 
     return jax.device_count()

@@ -137,24 +137,24 @@ def _finished(run: RunDirectory) -> dict[str, Any]:
 
 
 def _check_backend(config: TrainConfig, profile_steps: tuple[int, int] | None) -> None:
-    """Checks that JAX can do what is asked for, where it is to.
+    """Checks that the backend and its devices can do what is asked for.
 
     Raises:
-      InputError: it cannot; TensorFlow can.
+      InputError: JAX cannot, and TensorFlow can; or the devices cannot share a batch evenly.
     """
-    if keras.backend.backend() != "jax":
-        return
-    for name, asked_for, expected in (
-        ("augment_on", config.augment_on == "device", "input or auto"),
-        ("teacher", config.teacher is not None, "none"),
-        ("profile_steps", profile_steps is not None, "none"),
-    ):
-        if asked_for:
-            raise InputError(
-                f"{name}: expected {expected} under KERAS_BACKEND=jax; leave that out of the "
-                "environment to train with TensorFlow"
-            )
+    if keras.backend.backend() == "jax":
+        for name, asked_for, expected in (
+            ("augment_on", config.augment_on == "device", "input or auto"),
+            ("teacher", config.teacher is not None, "none"),
+            ("profile_steps", profile_steps is not None, "none"),
+        ):
+            if asked_for:
+                raise InputError(
+                    f"{name}: expected {expected} under KERAS_BACKEND=jax; leave that out of the "
+                    "environment to train with TensorFlow"
+                )
     devices = distribution.device_count()
+    # Else one of TensorFlow's devices has fewer images, and each of them weighs more.
     if config.batch_size % devices:
         raise InputError(
             f"batch_size: expected a multiple of {devices}, the number of devices that share every "
