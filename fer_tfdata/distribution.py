@@ -11,7 +11,8 @@ def choose_strategy(devices: Sequence[str] | None = None) -> tf.distribute.Strat
     """Returns what a model is to be built under for TensorFlow.
 
     Several devices each hold the weights, take their part of every batch, normalise by its moments,
-    and add up their gradients (`tf.distribute.MirroredStrategy`).
+    and add up their gradients (`tf.distribute.MirroredStrategy`).  The moving averages to normalise
+    by later are of the mean of the devices' moments (`fast_layers.FusedBatchNormalization`).
 
     Args:
       devices: names of logical devices, such as `GPU:0`; None for all GPUs.

@@ -17,7 +17,21 @@ class FusedBatchNormalization(layers.BatchNormalization):
 
     Keras 3 on TensorFlow computes the moments and the scaling in float32 passes of their own, which
     costs a convolutional network on a CPU about half its time.
+
+    Several devices each normalise by the moments of their part of a batch, as Keras's do, but keep
+    the same moving averages, of the means of their moments.
     """
+
+    def add_weight(self, *args: Any, trainable: bool = True, **kwargs: Any) -> keras.Variable:
+        """Adds a weight as Keras does, but a moving average that is one for all devices.
+
+        What they assign to it, here or in Keras's own `call`, is averaged.
+        """
+        # With Keras's "none", each device would have its own, and files the first one's.  The mean
+        # of the devices' variances lacks the variance between their means: so does what they
+        # normalise by in training, and what follows this layer has learned from that.
+        aggregation = "none" if trainable else "mean"
+        return super().add_weight(*args, trainable=trainable, aggregation=aggregation, **kwargs)
 
     def call(
         self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
