@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,24 @@ def test_the_quickstart_runs_twice_and_says_what_its_figures_are_worth(tmp_path:
         assert "no measure of anything" in " ".join(result.stdout.split())
         assert "tensorboard" in result.stdout
         assert "make quickstart CSV=" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_stopped_quickstart_says_how_to_go_on(demo_csv: Path, tmp_path: Path) -> None:
+    arguments = [f"--csv={demo_csv}", f"--work_dir={tmp_path}"]
+    command = [sys.executable, "-m", "tools.quickstart", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        while not any(path.stat().st_size for path in tmp_path.glob("*/run/history.csv")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        said, _ = process.communicate()
+    assert process.returncode == 0
+    assert "/run: stopped after step " in said
+    assert said.endswith("; continue with the same command\n")
+    again = run("quickstart", *arguments)
+    assert "of the validation images" in again.stdout
+    assert "epoch 1/15" not in again.stderr
 
 
 def test_the_quickstart_takes_the_user_s_csv_and_says_when_there_is_none(tmp_path: Path) -> None:

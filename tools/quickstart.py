@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--csv: {csv}: expected the Kaggle CSV, received nothing there")
     # Before anything is timed.
     command_line.import_tensorflow_quietly()
-    from fer_tfdata import demo_faces, records
+    from fer_tfdata import callbacks, demo_faces, records
 
     steps = _Steps()
     if csv is not None:
@@ -70,7 +70,12 @@ def main(argv: Sequence[str]) -> None:
             lambda: demo_faces.write_csv(csv, **_DEMO_FACES),
             lambda _: str(csv),
         )
-    _main_job(csv, work, steps, demo=not values.csv)
+    try:
+        _main_job(csv, work, steps, demo=not values.csv)
+    except callbacks.StoppedError as stopped:
+        go_on = "continue with" if values.csv else "begin anew with"
+        print(f"{work / 'run'}: {stopped}; {go_on} the same command")
+        return
     print(f"\nTotal: {time.perf_counter() - start:.0f} s.")
     _print_next_commands(work, demo=not values.csv)
 
