@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import functools
 import io
 import json
 import re
@@ -21,15 +22,27 @@ import sklearn.metrics
 import tensorflow as tf
 from google.protobuf import text_format
 from PIL import Image
+from playwright.sync_api import Page, expect
 from tensorboard.plugins.projector import ProjectorConfig
 
 from fer_tfdata import evaluation, monitoring, pipeline, records
 from fer_tfdata.evaluation import Predictions
 from fer_tfdata.expressions import EXPRESSIONS
 from fer_tfdata.models import BUILDERS
+from tests.browser import chromium
 
 _BATCH = 35
 _EPOCHS = 2
+# What TensorBoard calls the directories of the run, below the one that it serves.
+_TRAIN, _VALIDATION, _CHOSEN = (
+    f"first/tensorboard/{name}" for name in ("train", "validation", "chosen")
+)
+_PICTURES = {
+    ("batch", _TRAIN),
+    ("confusion_matrix", _CHOSEN),
+    ("confusion_matrix", _VALIDATION),
+    ("worst_mistakes", _CHOSEN),
+}
 
 
 @pytest.fixture(scope="module")
@@ -309,64 +322,61 @@ def wait_for(get: Callable[[], Any]) -> Any:
     return value
 
 
+def served(address: str, path: str, body: Any = None, **query: Any) -> Any:
+    """What TensorBoard answers: the content of JSON, or else bytes."""
+    url = f"{address}/data/plugin/{path}?{urllib.parse.urlencode(query)}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        content = response.read()
+        return json.loads(content) if "json" in response.headers["Content-Type"] else content
+
+
+def steps_served(address: str, plugin: str, run_name: str, tag: str, **query: Any) -> list[int]:
+    try:
+        points = served(address, plugin, run=run_name, tag=tag, **query)
+    except urllib.error.HTTPError:
+        return []
+    return [point["step"] if isinstance(point, dict) else point[1] for point in points]
+
+
+def wait_until_read(address: str) -> None:
+    """Waits for what was written last in each directory: TensorBoard reads in the background."""
+    ask, steps = functools.partial(served, address), functools.partial(steps_served, address)
+    wait_for(lambda: "surprise/pr_curves" in ask("pr_curves/tags").get(_CHOSEN, ()))
+    wait_for(lambda: steps("scalars/scalars", _TRAIN, "epoch_learning_rate") == [0, 1])
+    wait_for(lambda: steps("images/images", _VALIDATION, "confusion_matrix", sample=0) == [0, 1])
+
+
 def test_tensorboard_serves_it_all(run, tmp_path) -> None:
     with tensorboard(run.parent.parent, tmp_path / "log") as address:
-
-        def ask(path: str, body: Any = None, **query: Any) -> Any:
-            url = f"{address}/data/plugin/{path}?{urllib.parse.urlencode(query)}"
-            data = None if body is None else json.dumps(body).encode()
-            request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=60) as response:
-                content = response.read()
-                return (
-                    json.loads(content) if "json" in response.headers["Content-Type"] else content
-                )
-
-        train, validation, chosen = (
-            f"first/tensorboard/{name}" for name in ("train", "validation", "chosen")
-        )
-
-        def steps(plugin: str, run_name: str, tag: str, **query: Any) -> list[int]:
-            try:
-                points = ask(plugin, run=run_name, tag=tag, **query)
-            except urllib.error.HTTPError:
-                return []
-            return [point["step"] if isinstance(point, dict) else point[1] for point in points]
-
-        # It reads in the background; these are what was written last in each directory.
-        wait_for(lambda: "surprise/pr_curves" in ask("pr_curves/tags").get(chosen, ()))
-        wait_for(lambda: steps("scalars/scalars", train, "epoch_learning_rate") == [0, 1])
-        wait_for(lambda: steps("images/images", validation, "confusion_matrix", sample=0) == [0, 1])
+        ask, steps = functools.partial(served, address), functools.partial(steps_served, address)
+        wait_until_read(address)
         sessions = {"startIndex": 0, "sliceSize": 10, "allowedStatuses": ["STATUS_SUCCESS"]}
         wait_for(lambda: ask("hparams/session_groups", sessions).get("sessionGroups"))
 
         scalars = ask("scalars/tags")
-        assert {f"f1/{name}" for name in EXPRESSIONS} < set(scalars[validation])
-        assert {"epoch_loss", "epoch_input_wait", "epoch_images_per_second"} < set(scalars[train])
-        assert steps("scalars/scalars", validation, "f1/happy") == [0, 1]
+        assert {f"f1/{name}" for name in EXPRESSIONS} < set(scalars[_VALIDATION])
+        assert {"epoch_loss", "epoch_input_wait", "epoch_images_per_second"} < set(scalars[_TRAIN])
+        assert steps("scalars/scalars", _VALIDATION, "f1/happy") == [0, 1]
 
-        pictures = {(run, tag) for run, tags in ask("images/tags").items() for tag in tags}
-        assert pictures == {
-            (train, "batch"),
-            (validation, "confusion_matrix"),
-            (chosen, "confusion_matrix"),
-            (chosen, "worst_mistakes"),
-        }
-        for run_name, tag in pictures:
+        pictures = {(tag, name) for name, tags in ask("images/tags").items() for tag in tags}
+        assert pictures == _PICTURES
+        for tag, run_name in pictures:
             *_, last = ask("images/images", run=run_name, tag=tag, sample=0)
             picture = ask(f"images/individualImage?{last['query']}&")
             with Image.open(io.BytesIO(picture)) as image:
                 assert min(image.size) > 200
 
-        curve = ask("pr_curves/pr_curves", run=chosen, tag="happy/pr_curves")[chosen][0]
+        curve = ask("pr_curves/pr_curves", run=_CHOSEN, tag="happy/pr_curves")[_CHOSEN][0]
         assert len(curve["precision"]) == len(curve["recall"]) > 1
 
-        assert ask("graphs/info")[train]["run_graph"]
-        assert b"stage1/block1/conv1" in ask("graphs/graph", run=train, conceptual="false")
+        assert ask("graphs/info")[_TRAIN]["run_graph"]
+        assert b"stage1/block1/conv1" in ask("graphs/graph", run=_TRAIN, conceptual="false")
 
-        assert ask("projector/runs") == [chosen]
-        (tensor,) = ask("projector/info", run=chosen)["embeddings"]
-        place = {"run": chosen, "name": tensor["tensorName"]}
+        assert ask("projector/runs") == [_CHOSEN]
+        (tensor,) = ask("projector/info", run=_CHOSEN)["embeddings"]
+        place = {"run": _CHOSEN, "name": tensor["tensorName"]}
         assert tensor["tensorShape"] == [35, 64]
         assert len(ask("projector/tensor", **place)) == 35 * 64 * 4
         assert ask("projector/metadata", **place).count(b"\n") == 36
@@ -393,3 +403,56 @@ def test_tensorboard_serves_it_all(run, tmp_path) -> None:
         }
         # The model was not changed after its last epoch.
         assert values["chosen", "val_accuracy"] == values["validation", "epoch_accuracy"]
+
+
+@contextlib.contextmanager
+def page_of(address: str) -> Iterator[Page]:
+    """Gives an empty page; at the end, checks that it met no fault and asked nobody else."""
+    faults: list[str] = []
+    requests: list[str] = []
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1400, "height": 1600})
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda line: faults.append(line.text) if line.type == "error" else None)
+        page.on("request", lambda request: requests.append(request.url))
+        yield page
+    own = (f"{address}/", "data:", "blob:")
+    assert [url for url in requests if not url.startswith(own)] == faults == []
+
+
+# The tag, the run and the width of each picture.
+_LOADED = """loaders => loaders.map(loader => {
+  const picture = loader.shadowRoot.querySelector('img');
+  return [loader.tag, loader.run, picture ? picture.naturalWidth : 0];
+})"""
+# Of how many runs a chart has the curves; those of one run, smoothed and not, have its colour.
+_CURVES = """paths => {
+  const drawn = paths.filter(path => path.getAttribute('d').includes('L'));
+  return new Set(drawn.map(path => path.getAttribute('stroke'))).size;
+}"""
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_pictures_and_curves(run, tmp_path) -> None:
+    with tensorboard(run.parent.parent, tmp_path / "log") as address:
+        wait_until_read(address)
+        with page_of(address) as page:
+            page.goto(f"{address}/#images")
+            pictures = page.locator("tf-image-dashboard tf-image-loader")
+
+            def loaded() -> set[tuple[str, str]]:
+                found = pictures.evaluate_all(_LOADED)
+                return {(tag, name) for tag, name, width in found if width > 200}
+
+            first = {picture for picture in _PICTURES if picture[0] != "worst_mistakes"}
+            wait_for(lambda: loaded() == first)
+            page.locator("tf-image-dashboard .heading", has_text="worst_mistakes").click()
+            wait_for(lambda: loaded() == _PICTURES)
+
+            page.get_by_role("tab", name="Scalars").click()
+            headings = page.locator("tf-scalar-dashboard .heading")
+            for name in ("epoch_accuracy", "epoch_loss", "f1", "macro_f1"):
+                expect(headings.filter(has_text=re.compile(rf"^\s*{name}\b"))).to_have_count(1)
+            accuracy = page.locator("tf-scalar-card", has_text="epoch_accuracy")
+            wait_for(lambda: accuracy.locator("path.line").evaluate_all(_CURVES) == 2)

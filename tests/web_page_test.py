@@ -1,7 +1,6 @@
 """The page in Chromium, before a camera that shows a video file."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect
 from skimage import data
 
 from fer_tfdata.expressions import EXPRESSIONS
+from tests.browser import chromium
 from tests.page_server import PageServer, running
 from tests.prediction_test import tiny_model
 
@@ -35,23 +35,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = [path for name in names if (path := shutil.which(name))]
-    assert found, f"expected one of {', '.join(names)} on the PATH, found none; install Chromium"
     video = tmp_path_factory.mktemp("camera") / "astronaut.mjpeg"
     write_video(video)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=found[0],
-            args=[
-                "--no-sandbox",
-                "--use-fake-device-for-media-stream",
-                "--use-fake-ui-for-media-stream",
-                f"--use-file-for-fake-video-capture={video}",
-            ],
-        )
+    with chromium(
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-video-capture={video}",
+    ) as started:
         yield started
-        started.close()
 
 
 def write_video(path: Path) -> None:
