@@ -11,9 +11,11 @@ change it.
 """
 
 import dataclasses
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import optuna
@@ -82,13 +84,19 @@ def shortened(recipe: TrainConfig, epochs: int) -> TrainConfig:
     )
 
 
-def search(base: TrainConfig, sweep_dir: Path, trials: int) -> optuna.Study:
+def search(
+    base: TrainConfig,
+    sweep_dir: Path,
+    trials: int,
+    stop_asked: Callable[[], bool] = lambda: False,
+) -> optuna.Study:
     """Runs trials until there are so many, those that failed and those of earlier calls included.
 
     Args:
       base: what all trials have in common.
       sweep_dir: holds `study.db` and a run directory a trial.
       trials: how many.
+      stop_asked: whether no other trial is to begin.
 
     Raises:
       InputError: as `training.train` does, but for a loss that is not finite: that trial failed.
@@ -122,7 +130,7 @@ def search(base: TrainConfig, sweep_dir: Path, trials: int) -> optuna.Study:
             study.tell(trial.number, state=TrialState.FAIL)
         else:
             finish(trial.number, config)
-    while (number := len(study.trials)) < trials:
+    while (number := len(study.trials)) < trials and not stop_asked():
         study.sampler = _sampler(base.seed, number)
         drawn = study.ask()
         finish(drawn.number, suggest(drawn, base))
@@ -148,10 +156,20 @@ def main(argv: Sequence[str]) -> None:
 
     base = shortened(RECIPES[values.recipe](values.data_dir), values.epochs)
     sweep_dir = Path(values.sweep_dir)
+    asked = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it as it always would
+
+    signal.signal(signal.SIGTERM, note)
     try:
-        study = search(base, sweep_dir, values.trials)
+        study = search(base, sweep_dir, values.trials, lambda: bool(asked))
     except callbacks.StoppedError as stopped:
         print(f"{sweep_dir}: {stopped} of a trial; continue with the same command")
+        return
+    if (begun := len(study.trials)) < values.trials:
+        print(f"{sweep_dir}: stopped after {begun} trials; continue with the same command")
         return
     if not study.get_trials(states=(TrialState.COMPLETE,)):
         raise InputError(

@@ -15,7 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-import joblib
 import keras
 import numpy as np
 import tensorflow as tf
@@ -47,7 +46,8 @@ def locked(run: RunDirectory) -> Iterator[None]:
         descriptor = os.open(run.root, os.O_RDONLY | os.O_DIRECTORY)
     except (FileExistsError, NotADirectoryError):
         raise InputError(
-            f"{run.root}: expected an empty or no directory, received a file"
+            f"{run.root}: expected an empty or no directory; it, or what it is to stand in, is a "
+            "file"
         ) from None
     try:
         try:
@@ -274,7 +274,10 @@ def _device_names() -> list[str]:
 def _threads() -> int:
     """Returns how many threads an operation is shared out to on the CPU."""
     chosen: int = tf.config.threading.get_intra_op_parallelism_threads()
-    return chosen or joblib.cpu_count()
+    chosen = chosen or int(os.environ.get("TF_NUM_INTRAOP_THREADS") or 0)
+    if chosen or not hasattr(os, "sched_getaffinity"):
+        return chosen or os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def _device_name(device: Any) -> str:

@@ -90,6 +90,9 @@ class ReduceLROnPlateau(keras.callbacks.ReduceLROnPlateau):
 class SaveCheckpoints(keras.callbacks.Callback):
     """Saves a checkpoint every so many steps, at the end of each epoch, and when asked to stop.
 
+    After an epoch's last step that is when its validation and all else about it are done: a
+    checkpoint there says that the epoch is complete.
+
     Args:
       checkpoints: the run's.
       every: steps.
@@ -116,6 +119,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._every = every
         self._steps_per_epoch = steps_per_epoch
         self._stop_asked = stop_asked
+        self._stop = False
         self._epoch = 0
         self._done_before = 0
 
@@ -131,17 +135,20 @@ class SaveCheckpoints(keras.callbacks.Callback):
         if batch < self._done_before:  # this one was not done here
             return
         step = self._epoch * self._steps_per_epoch + batch + 1
-        stop = self._stop_asked(step)
-        if stop or step % self._every == 0:
-            self._checkpoints.save(step)
-        if stop:
-            raise StoppedError(step)
+        self._stop = self._stop_asked(step)
+        if step % self._steps_per_epoch and (self._stop or step % self._every == 0):
+            self._save(step)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Saves what the next epoch begins with."""
         if cluster.is_first():
             atomic.sync(self._history)
-        self._checkpoints.save((epoch + 1) * self._steps_per_epoch)
+        self._save((epoch + 1) * self._steps_per_epoch)
+
+    def _save(self, step: int) -> None:
+        self._checkpoints.save(step)
+        if self._stop:
+            raise StoppedError(step)
 
 
 class StoppedError(Exception):

@@ -189,14 +189,15 @@ def _box(layer_name: str) -> str:
 
 
 def _write_picture(name: str, draw: Callable[[Path], None]) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "picture.png"
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "picture.png"
             draw(path)
-        except Exception as error:  # whatever a library raises: no training is worth losing for it
-            _log.warning("the picture %s could not be drawn: %s", name, error)
-            return
-        tf.summary.image(name, tf.io.decode_png(path.read_bytes(), channels=3)[tf.newaxis])
+            drawn = path.read_bytes()
+    except Exception as error:  # whatever a library raises: no training is worth losing for it
+        _log.warning("the picture %s could not be drawn: %s", name, error)
+        return
+    tf.summary.image(name, tf.io.decode_png(drawn, channels=3)[tf.newaxis])
 
 
 def f1_scores(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], float]:

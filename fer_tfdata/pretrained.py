@@ -42,6 +42,7 @@ _TRAINED_IN: Final = (
     "python",
     "versions",
     "backend",
+    "num_processes",
     "devices",
     "threads",
     "dtype_policy",

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import keras
@@ -115,13 +116,14 @@ def train(
 
         def enter() -> bool:
             stack.enter_context(bookkeeping.locked(run))
-            bookkeeping.prepare(run, config, resume=resume)
-            bookkeeping.note_environment(
-                run,
-                policy=policy,
-                manifest_sha256=train_split.manifest_sha256,
-                checksums=others.checksums,
-            )
+            with _errors_explained(run):
+                bookkeeping.prepare(run, config, resume=resume)
+                bookkeeping.note_environment(
+                    run,
+                    policy=policy,
+                    manifest_sha256=train_split.manifest_sha256,
+                    checksums=others.checksums,
+                )
             return run.metrics.is_file()
 
         if cluster.from_first(enter):
@@ -158,7 +160,8 @@ def _check_backend(config: TrainConfig, profile_steps: tuple[int, int] | None) -
     if config.batch_size % devices:
         raise InputError(
             f"batch_size: expected a multiple of {devices}, the number of devices that share every "
-            f"batch, received {config.batch_size}"
+            f"batch, received {config.batch_size}; choose another, or let fewer devices be seen "
+            "(CUDA_VISIBLE_DEVICES)"
         )
 
 
@@ -451,10 +454,12 @@ def _stop_asked_by_sigterm() -> Iterator[Callable[[int], bool]]:
         yield lambda step: False
         return
 
-    def note(number: int, frame: object) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
         signal.signal(signal.SIGTERM, before)
+        if callable(before):  # what this training is a part of is to hear of it too
+            before(number, frame)
 
     before = signal.signal(signal.SIGTERM, note)
     try:

@@ -249,7 +249,7 @@ def test_a_kill_while_a_run_starts_leaves_nothing_in_the_way(config, tmp_path, m
     assert not (run_dir / ".abcd1234.config.json").exists()
 
 
-def _fail(*args) -> None:
+def _fail(*args, **kwargs) -> None:
     raise RuntimeError
 
 
@@ -266,7 +266,9 @@ def test_a_second_process_is_kept_out_from_the_first_moment(config, tmp_path) ->
 def test_what_is_no_directory_is_no_run_directory(config, tmp_path) -> None:
     (tmp_path / "file").touch()
     for run_dir in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(InputError, match="expected an empty or no directory, received a file"):
+        with pytest.raises(
+            InputError, match=r"expected an empty or no directory; it, or .* is a file"
+        ):
             training.train(config, run_dir)
 
 
@@ -299,6 +301,35 @@ def test_sigterm_after_the_last_step_is_heard(config, tmp_path, monkeypatch) -> 
             training.train(config, run_dir)
     assert not (run_dir / "metrics.json").exists()
     assert training.train(config, run_dir, resume=True)["examples"] == 35
+
+
+def test_a_kill_during_an_epoch_s_validation_costs_no_run(config, tmp_path, monkeypatch) -> None:
+    config = dataclasses.replace(config, checkpoint_every=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModel, "evaluate", _fail)  # as `fit` validates
+        with pytest.raises(RuntimeError):
+            training.train(config, tmp_path / "parts")
+    training.train(config, tmp_path / "parts", resume=True)
+    training.train(config, tmp_path / "whole")
+    assert_same_weights(config, tmp_path / "whole", tmp_path / "parts")
+
+
+def test_sigterm_at_an_epoch_s_last_step_is_heeded_when_the_epoch_is_complete(
+    config, tmp_path, monkeypatch
+) -> None:
+    class Terminate(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None) -> None:
+            if batch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    made = training._callbacks
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_callbacks", lambda *args: [Terminate(), *made(*args)])
+        with pytest.raises(StoppedError, match="stopped after step 2"):
+            training.train(config, tmp_path / "run")
+    assert len(history(tmp_path / "run")) == 1
+    training.train(config, tmp_path / "run", resume=True)
+    assert len(history(tmp_path / "run")) == 2
 
 
 def test_a_full_disk_ends_with_what_to_do_and_the_run_goes_on(config, tmp_path) -> None:
