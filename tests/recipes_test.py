@@ -1,4 +1,7 @@
+import dataclasses
+import json
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -6,6 +9,8 @@ from absl import flags
 from fer_tfdata.recipes import RECIPES
 from fer_tfdata.train_config import TrainConfig
 from tools import train
+
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -28,6 +33,17 @@ def test_a_recipe_is_what_its_flag_gives_and_other_flags_change_it(name) -> None
     assert (changed.epochs, changed.augmentation.shift) == (3, 0.25)
     assert changed.weight_decay == recipe.weight_decay
     assert changed.augmentation.rotation == recipe.augmentation.rotation
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if (RESULTS / f"{name}.json").is_file()])
+def test_a_published_result_is_of_the_recipe_as_it_is(name) -> None:
+    measured = json.loads((RESULTS / f"{name}.json").read_text())
+    recipe = dataclasses.asdict(RECIPES[name]("data"))
+    assert {**recipe, **measured["config"]} == recipe
+    told = " ".join((import_module(f"fer_tfdata.recipes.{name}").__doc__ or "").split())
+    accuracy = 100 * measured["metrics_flip"]["accuracy"]
+    low, high = (100 * share for share in measured["metrics_flip"]["accuracy_ci95"])
+    assert f"{accuracy:.1f} % [{low:.1f}, {high:.1f}] averaged over mirror images" in told
 
 
 def config(*arguments: str) -> TrainConfig:

@@ -867,7 +867,7 @@ def test_what_was_learned_from_validation_by_way_of_another_model_is_told(
 
 def test_weights_of_another_network_are_refused(config, tmp_path) -> None:
     for name, message in (
-        ("pretrained", "expected weights of mini_xception .* those of residual_medium"),
+        ("pretrained", "expected weights of mini_xception .* those of residual_attention"),
         (str(tmp_path / "none"), "none: expected a run directory"),
     ):
         other = dataclasses.replace(config, start_from=name)

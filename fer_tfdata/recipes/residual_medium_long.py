@@ -1,4 +1,4 @@
-"""The recipe of the model that ships with the package.
+"""The recipe of the larger residual network, for processors that have bfloat16.
 
     python -m tools.train --data_dir=data --run_dir=runs/long --recipe=residual_medium_long
 
