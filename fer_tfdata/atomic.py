@@ -60,7 +60,7 @@ def check_room(directory: Path, size: int) -> None:
 
 
 def lack_of_room(error: BaseException) -> str | None:
-    """Returns in words what disk is full, or file too large, if that is what an error is about.
+    """Returns in words that a disk is full or a file too large; None for another error.
 
     TensorFlow and HDF5 raise errors of their own, with the system's words in them.
     """

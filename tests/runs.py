@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -77,3 +78,18 @@ def interrupted(config: TrainConfig, run_dir: Path, steps: int, monkeypatch) -> 
         patch.setattr(training, "_callbacks", lambda *args: [*callbacks(*args), _Interrupt(steps)])
         with pytest.raises(_InterruptionError):
             training.train(config, run_dir, resume=True)
+
+
+def check_interruption(config: TrainConfig, directory: Path, steps: int) -> dict[str, Any]:
+    """Checks that a run interrupted after so many steps ends with the weights of a whole one.
+
+    Returns:
+      The metrics of the whole one, in `directory/whole`; the other one is `directory/parts`.
+    """
+    metrics = training.train(config, directory / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted(config, directory / "parts", steps, patch)
+    training.train(config, directory / "parts", resume=True)
+    for name in ("last.weights.h5", "best.weights.h5"):
+        assert_same_weights(config, directory / "whole", directory / "parts", name)
+    return metrics

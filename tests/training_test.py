@@ -272,14 +272,29 @@ def test_what_is_no_directory_is_no_run_directory(config, tmp_path) -> None:
             training.train(config, run_dir)
 
 
+def trained_config(demo_data_dir: Path) -> TrainConfig:
+    """Returns what `trained_run` was started with."""
+    return TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
+
+
+def copy_started_with(
+    name: str, value: Any, trained_run: Path, tmp_path: Path
+) -> tuple[RunDirectory, dict[str, Any]]:
+    """Returns a copy of a run that says it was started with another value, and what was true."""
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(trained_run, run.root)
+    environment = json.loads(run.environment.read_text())
+    run.environment.write_text(json.dumps({**environment, name: value}))
+    return run, environment
+
+
 def test_a_kill_at_the_very_end_leaves_no_checkpoint_for_good(
     trained_run, demo_data_dir, tmp_path
 ) -> None:
     run = RunDirectory(tmp_path / "run")
     shutil.copytree(trained_run, run.root)
     (run.checkpoints / "step-000000008.npz").touch()
-    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
-    training.train(config, run.root, resume=True)
+    training.train(trained_config(demo_data_dir), run.root, resume=True)
     assert {path.name for path in run.checkpoints.iterdir()} == {
         "best.weights.h5",
         "last.weights.h5",
@@ -352,12 +367,8 @@ def test_a_full_disk_ends_with_what_to_do_and_the_run_goes_on(config, tmp_path) 
 def test_what_the_last_bits_rest_on_is_warned_of(
     trained_run, demo_data_dir, tmp_path, warnings_so_far, name, started
 ) -> None:
-    run = RunDirectory(tmp_path / "run")
-    shutil.copytree(trained_run, run.root)
-    environment = json.loads(run.environment.read_text())
-    run.environment.write_text(json.dumps({**environment, name: started}))
-    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
-    training.train(config, run.root, resume=True)
+    run, environment = copy_started_with(name, started, trained_run, tmp_path)
+    training.train(trained_config(demo_data_dir), run.root, resume=True)
     (warning,) = (text for text in warnings_so_far() if "bit for bit" in text)
     assert f"started with {name} {started!r} (now {environment[name]!r})" in warning
 
@@ -399,12 +410,9 @@ def test_a_run_goes_on_in_the_precision_it_was_started_in(config, tmp_path, monk
 def test_a_run_goes_on_by_what_it_was_started_by(
     trained_run, demo_data_dir, tmp_path, name, started, now
 ) -> None:
-    run = RunDirectory(tmp_path / "run")
-    shutil.copytree(trained_run, run.root)
-    environment = json.loads(run.environment.read_text())
+    run, environment = copy_started_with(name, started, trained_run, tmp_path)
     assert environment[name] == now
-    run.environment.write_text(json.dumps({**environment, name: started}))
-    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
+    config = trained_config(demo_data_dir)
     with pytest.raises(InputError, match=rf"started with {name} {started!r} \(now {now!r}\)"):
         training.train(config, run.root, resume=True)
     del environment[name]  # as runs from before there was a choice
