@@ -7,6 +7,9 @@ What is measured, each in an epoch of --steps steps that follows one like it in 
   ours_MODEL_PRECISION   training_model.build_training_model, which trains with fast layers, in each
                          of --precisions and in that which `auto` means here.
   stock_MODEL_PRECISION  the same network as it is, compiled alike.
+  plain_MODEL            stock in the precision that `auto` means here, in a process in which
+                         TensorFlow makes its own choice of kernels; in all others it is told to
+                         use oneDNN's, as it is wherever fer_tfdata is imported first.
   xla_MODEL              stock in the precision that `auto` means here, compiled by XLA.
   together_MODEL         the same without XLA, all steps of the epoch in one call of Keras's
                          (steps_per_execution).
@@ -29,9 +32,12 @@ the imports take when it trained so, in a process of its own.
 import dataclasses
 import functools
 import math
+import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,7 +60,7 @@ _NOTEBOOK: Final = "seed_cnn"
 # inputs, once for those of the weights.
 _STEP_TO_FORWARD: Final = 3
 _CLASSIFYING: Final = "classify"
-_KINDS: Final = ("ours", "stock", "xla", "together", _CLASSIFYING, "fed", "notebook")
+_KINDS: Final = ("ours", "stock", "plain", "xla", "together", _CLASSIFYING, "fed", "notebook")
 
 _MATRIX_SECONDS: Final = 1.0
 _CHAIN: Final = 16
@@ -155,8 +161,9 @@ def measure_models(
         for name in models
     }
     flops = {name: forward_flops(networks.BUILDERS[name]()) for name in models}
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, _plain_process() as process:
         variants = _repeated(auto, trained, steps, batch_size)
+        variants |= _plain(auto, process, steps, batch_size)
         if data_dir is not None:
             variants |= _fed(auto, data_dir, Path(temporary), steps, batch_size)
         variants = {
@@ -304,6 +311,44 @@ def _repeated(
         )
         variants[f"{_CLASSIFYING}_{name}"] = classifying(name, "float32")
     return variants
+
+
+def _plain_process() -> ProcessPoolExecutor:
+    """Returns a process in which TensorFlow chooses its kernels; it starts when it is needed."""
+    return ProcessPoolExecutor(
+        max_workers=1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_leave_tensorflow_its_choice,
+    )
+
+
+def _leave_tensorflow_its_choice() -> None:
+    os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
+    command_line.import_tensorflow_quietly()
+
+
+def _plain(
+    auto: Mapping[str, str], process: Executor, steps: int, batch_size: int
+) -> dict[str, Variant]:
+    """Returns the variants that `process` runs."""
+
+    def fitting(name: str, policy: str) -> Callable[[], Speed]:
+        return lambda: process.submit(_plain_speed, name, policy, steps, batch_size).result()
+
+    return {
+        f"plain_{name}": Variant(name, policy, functools.partial(fitting, name, policy))
+        for name, policy in auto.items()
+    }
+
+
+def _plain_speed(name: str, policy: str, steps: int, batch_size: int) -> Speed:
+    return _plain_fitting(name, policy, steps, batch_size)()
+
+
+@functools.cache
+def _plain_fitting(name: str, policy: str, steps: int, batch_size: int) -> Callable[[], Speed]:
+    batches = repeated_batch(batch_size, fer2013_schema())
+    return _fitting(_stock_model(name, policy), batches, steps, batch_size)
 
 
 def _fed(
@@ -462,7 +507,7 @@ def _describe(
 
 
 def _baselines(name: str, policy: str) -> list[str]:
-    """Returns what a variant is compared with: the stock network alike, and in float32."""
+    """Returns what a variant is compared with: the stock network alike, plain and in float32."""
     kind, _, rest = name.partition("_")
     if kind in ("xla", "together"):
         return [f"stock_{rest}_{policy}"]
@@ -470,7 +515,8 @@ def _baselines(name: str, policy: str) -> list[str]:
         return []
     model = next(model for model in MODELS if rest.startswith(model))
     notebook = [f"notebook_{model}"] if model == _NOTEBOOK else []
-    return [*dict.fromkeys([f"stock_{rest}", f"stock_{model}_float32"]), *notebook]
+    stock = [f"stock_{rest}", f"stock_{model}_float32", f"plain_{model}"]
+    return [*dict.fromkeys(stock), *notebook]
 
 
 # Reporting.

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import fer_tfdata
-from fer_tfdata import atomic, cluster
+from fer_tfdata import atomic, cluster, processor
 from fer_tfdata.augmentation_config import AugmentationConfig
 from fer_tfdata.errors import InputError
 from fer_tfdata.run_directory import RunDirectory
@@ -29,7 +29,7 @@ from fer_tfdata.train_config import TrainConfig
 # Which data these are, their checksum says.
 _FREE: Final = ("data_dir", "checkpoint_every")
 # What the same operations may give other last bits with.
-_BITS_REST_ON: Final = ("python", "versions", "devices", "threads")
+_BITS_REST_ON: Final = ("python", "versions", "devices", "threads", "onednn")
 
 _log = logging.getLogger(__name__)
 
@@ -247,6 +247,7 @@ def _environment(policy: str) -> dict[str, Any]:
         "num_processes": cluster.process_count(),
         "devices": _device_names(),
         "threads": _threads(),
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
         "dtype_policy": policy,
     }
 
@@ -288,12 +289,7 @@ def _device_name(device: Any) -> str:
 
 
 def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
+    return f"{processor.name()}, {os.cpu_count()} cores"
 
 
 def _git_commit() -> str | None:

@@ -2,12 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import keras
 import tensorflow as tf
 
+from fer_tfdata import processor
 from fer_tfdata.errors import InputError
 
 # Linux's names of the instructions that multiply bfloat16 matrices.
@@ -34,7 +34,7 @@ def choose_policy(precision: str, *, model: str) -> str:
     """
     capability = _gpu_compute_capability()
     if precision == "auto":
-        return policy_for(capability, _cpu_flags(), model=model)
+        return policy_for(capability, processor.instructions(), model=model)
     if precision == "mixed_float16" and capability is None:
         raise InputError(
             "precision: mixed_float16 needs a GPU, and there is none; expected auto, float32 or "
@@ -83,11 +83,3 @@ def _gpu_compute_capability_of_jax() -> tuple[int, int] | None:
         return None
     major, minor = device.compute_capability.split(".")
     return int(major), int(minor)
-
-
-def _cpu_flags() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()  # not Linux
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())

@@ -45,7 +45,14 @@ def check_promises(program, content, repeats):
     assert content.keys() >= PROMISED
     assert content["benchmark"] == program.NAME
     assert content["command"].startswith(f"python -m benchmarks.{program.NAME} --")
-    assert content["hardware"].keys() == {"cpu", "cores", "memory_bytes", "gpus"}
+    assert content["hardware"].keys() == {
+        "cpu",
+        "instructions",
+        "onednn",
+        "cores",
+        "memory_bytes",
+        "gpus",
+    }
     assert content["versions"].keys() >= {"python", "tensorflow", "keras", "numpy"}
     assert content["repeats"] == repeats
 
@@ -251,7 +258,7 @@ def test_training(run_benchmark, demo_data_dir):
     fed = {"fed_seed_cnn", "fed_residual_small", "notebook_seed_cnn"}
     trained |= {
         f"{kind}_{model}"
-        for kind in ("xla", "together", "classify")
+        for kind in ("plain", "xla", "together", "classify")
         for model in ("seed_cnn", "residual_small")
     }
     assert content["variants"].keys() == trained | fed
@@ -263,6 +270,7 @@ def test_training(run_benchmark, demo_data_dir):
     assert ours.keys() >= {
         "ratio_to_stock_seed_cnn_mixed_bfloat16",
         "ratio_to_stock_seed_cnn_float32",
+        "ratio_to_plain_seed_cnn",
         "ratio_to_notebook_seed_cnn",
     }
     assert 0 <= content["variants"]["fed_seed_cnn"]["input_wait"]["median"] < 1

@@ -362,7 +362,8 @@ def test_a_full_disk_ends_with_what_to_do_and_the_run_goes_on(config, tmp_path) 
 
 
 @pytest.mark.parametrize(
-    ("name", "started"), [("threads", 99), ("devices", ["CPU of another kind"])]
+    ("name", "started"),
+    [("threads", 99), ("devices", ["CPU of another kind"]), ("onednn", "0")],
 )
 def test_what_the_last_bits_rest_on_is_warned_of(
     trained_run, demo_data_dir, tmp_path, warnings_so_far, name, started
