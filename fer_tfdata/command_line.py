@@ -9,9 +9,9 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from absl import app, flags
 
@@ -19,6 +19,8 @@ from fer_tfdata import chatter
 from fer_tfdata.errors import InputError
 
 EXIT_USER_ERROR = 2
+
+_FOR_UNUSED_WRAPPERS: Final = frozenset({"jax", "matplotlib", "pandas", "sklearn"})
 
 
 def define_data_dir(flag_values: flags.FlagValues) -> None:
@@ -98,22 +100,38 @@ def import_tensorflow_quietly() -> None:
     Its C++ side reports its build and the GPUs it does not find before any log level applies.
     Where there is an NVIDIA driver and yet no GPU, the chatter is shown: it says why.
 
+    What Keras and TensorFlow import for wrappers that nothing here uses, wherever it is installed,
+    is kept from them: it takes as long as they themselves.
+
     Where Keras is to compute by JAX (KERAS_BACKEND=jax), TensorFlow only reads data, and leaves the
     GPUs alone.
 
     Raises:
       InputError: Keras is to compute by what is not installed, or not supported here.
     """
-    beside_jax = _keras_backend() == "jax"
+    backend = _keras_backend()
     with chatter.kept_back() as show:
-        import tensorflow as tf
+        with _not_to_be_found(_FOR_UNUSED_WRAPPERS - {backend}):
+            import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
-        if beside_jax:
+        if backend == "jax":
             tf.config.set_visible_devices([], "GPU")  # whose memory it would take
             logging.getLogger("jax").setLevel(logging.WARNING)  # else: that there is no TPU
         elif not gpus and Path("/dev/nvidiactl").exists():
             show()
+
+
+@contextlib.contextmanager
+def _not_to_be_found(packages: Iterable[str]) -> Iterator[None]:
+    """Lets imports of packages fail within the block, as if they were not installed."""
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is for that
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _keras_backend() -> str:

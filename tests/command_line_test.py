@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,17 @@ def test_help_lists_the_program_s_flags_and_no_library_s(program, flag) -> None:
         "  --number=VALUE\n      A number. (default: '3')\n\n"
     )
     assert result.stderr == ""
+
+
+def test_tensorflow_is_imported_without_what_only_its_unused_wrappers_need() -> None:
+    code = """
+import sys
+from fer_tfdata import command_line
+command_line.import_tensorflow_quietly()
+print({"jax", "matplotlib", "pandas", "sklearn"} & set(sys.modules))
+import jax, matplotlib.pyplot, pandas, sklearn.metrics  # found again
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+    command = [sys.executable, "-c", code]
+    printed = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
+    assert printed == "set()\n"
