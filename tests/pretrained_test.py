@@ -13,6 +13,8 @@ from fer_tfdata.prediction import Predictor
 from fer_tfdata.run_directory import load_model
 from fer_tfdata.train_config import TrainConfig
 
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
 
 @pytest.fixture(scope="module")
 def small_run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -110,6 +112,8 @@ def test_the_model_that_ships() -> None:
     description = json.loads((shipped / "model.json").read_text())
     assert description["metrics"]["flip"]["split"] == "validation"
     assert description["trained_on"] == ["train"]
+    start = f"`pretrained` is the model that ships, with `--model={description['network']}`"
+    assert start in (DOCS / "runs.md").read_text(encoding="utf-8")
 
 
 def test_a_run_that_is_not_finished_is_not_packed(small_run, tmp_path) -> None:
