@@ -37,7 +37,7 @@ _ROOT: Final = Path(__file__).resolve().parent.parent
 _PACKAGES: Final = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
 # The sets that products of matrices are faster with; two processors of one name may differ in them.
 _INSTRUCTIONS: Final = frozenset(
-    {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_tile"}
+    {"avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"}
 )
 
 _STATUS: Final = Path("/proc/self/status")
@@ -393,9 +393,10 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def print_machine(content: Mapping[str, Any]) -> None:
     """Prints what a report says about the machine and the versions."""
     machine = content["hardware"]
-    instructions = ", ".join(machine["instructions"]) or "instructions unknown"
+    instructions = ", ".join(machine["instructions"]) or "no instructions of note"
+    onednn = "with" if machine["onednn"] else "without"
     print(
-        f"{machine['cpu']} ({instructions}), {machine['cores']} cores, "
+        f"{machine['cpu']} ({instructions}; {onednn} oneDNN), {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 2**30:.1f} GiB, "
         f"GPU: {', '.join(machine['gpus']) or 'none'}; load before: {content['load_average']}"
     )
@@ -428,12 +429,12 @@ def times_as_fast(values: Mapping[str, Any]) -> str:
 def hardware() -> dict[str, Any]:
     """Returns the processor, the cores this process may use, the memory and the GPUs.
 
-    `onednn` is what TensorFlow was told of oneDNN, None where it was left its own choice.
+    `onednn` is whether TensorFlow takes oneDNN's kernels.
     """
     return {
         "cpu": processor.name(),
         "instructions": sorted(processor.instructions() & _INSTRUCTIONS),
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
+        "onednn": processor.takes_onednn(),
         "cores": _usable_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpus": _gpus(),

@@ -7,9 +7,9 @@ What is measured, each in an epoch of --steps steps that follows one like it in 
   ours_MODEL_PRECISION   training_model.build_training_model, which trains with fast layers, in each
                          of --precisions and in that which `auto` means here.
   stock_MODEL_PRECISION  the same network as it is, compiled alike.
-  plain_MODEL            stock in the precision that `auto` means here, in a process in which
-                         TensorFlow makes its own choice of kernels; in all others it is told to
-                         use oneDNN's, as it is wherever fer_tfdata is imported first.
+  plain_MODEL_PRECISION  stock in a process in which TensorFlow makes its own choice of kernels; in
+                         this one it is told what fer_tfdata tells it (docs/runs.md).  Only
+                         without a GPU, which two processes would have to share.
   xla_MODEL              stock in the precision that `auto` means here, compiled by XLA.
   together_MODEL         the same without XLA, all steps of the epoch in one call of Keras's
                          (steps_per_execution).
@@ -33,8 +33,11 @@ import dataclasses
 import functools
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -163,7 +166,7 @@ def measure_models(
     flops = {name: forward_flops(networks.BUILDERS[name]()) for name in models}
     with tempfile.TemporaryDirectory() as temporary, _plain_process() as process:
         variants = _repeated(auto, trained, steps, batch_size)
-        variants |= _plain(auto, process, steps, batch_size)
+        variants |= _plain(trained, process, steps, batch_size)
         if data_dir is not None:
             variants |= _fed(auto, data_dir, Path(temporary), steps, batch_size)
         variants = {
@@ -171,8 +174,8 @@ def measure_models(
         }
         if not variants:
             raise InputError(
-                "--kinds: expected --data_dir for fed, and seed_cnn among the models for notebook; "
-                f"received {', '.join(kinds)} alone"
+                "--kinds: expected --data_dir for fed, seed_cnn among the models as well for "
+                f"notebook, no GPU for plain; received {', '.join(kinds)} alone"
             )
         multiplied = {
             f"matmul_{policy}": _multiplying(policy, matrix_size)
@@ -323,21 +326,36 @@ def _plain_process() -> ProcessPoolExecutor:
 
 
 def _leave_tensorflow_its_choice() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)
     command_line.import_tensorflow_quietly()
 
 
+def _end_with_the_parent() -> None:
+    """Ends this process when its parent is gone; it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
 def _plain(
-    auto: Mapping[str, str], process: Executor, steps: int, batch_size: int
+    trained: Mapping[str, Sequence[str]], process: Executor, steps: int, batch_size: int
 ) -> dict[str, Variant]:
     """Returns the variants that `process` runs."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return {}
 
     def fitting(name: str, policy: str) -> Callable[[], Speed]:
         return lambda: process.submit(_plain_speed, name, policy, steps, batch_size).result()
 
     return {
-        f"plain_{name}": Variant(name, policy, functools.partial(fitting, name, policy))
-        for name, policy in auto.items()
+        f"plain_{name}_{policy}": Variant(name, policy, functools.partial(fitting, name, policy))
+        for name, policies in trained.items()
+        for policy in policies
     }
 
 
@@ -507,15 +525,17 @@ def _describe(
 
 
 def _baselines(name: str, policy: str) -> list[str]:
-    """Returns what a variant is compared with: the stock network alike, plain and in float32."""
+    """Returns what a variant is compared with: stock, as it is, plain and in float32."""
     kind, _, rest = name.partition("_")
     if kind in ("xla", "together"):
         return [f"stock_{rest}_{policy}"]
+    if kind == "stock":
+        return [f"plain_{rest}"]
     if kind != "ours":
         return []
     model = next(model for model in MODELS if rest.startswith(model))
     notebook = [f"notebook_{model}"] if model == _NOTEBOOK else []
-    stock = [f"stock_{rest}", f"stock_{model}_float32", f"plain_{model}"]
+    stock = [f"stock_{rest}", f"stock_{model}_float32", f"plain_{rest}"]
     return [*dict.fromkeys(stock), *notebook]
 
 

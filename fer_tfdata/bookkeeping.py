@@ -187,12 +187,14 @@ def note_environment(
                 f"means {environment['dtype_policy']} on this machine; continue it on one like the "
                 "first, or choose another --run_dir"
             )
+        # Before oneDNN was asked for, TensorFlow made its own choice.
+        before = environment | {"onednn": processor.takes_onednn_by_itself()} | started
         for name in _BITS_REST_ON:
-            if started.get(name, environment[name]) != environment[name]:
+            if before[name] != environment[name]:
                 _log.warning(
                     "%s: the run was started with %s %r (now %r); it goes on, but need not end bit "
                     "for bit as it would have",
-                    *(run.root, name, started[name], environment[name]),
+                    *(run.root, name, before[name], environment[name]),
                 )
         return
     write_json(run.environment, environment)
@@ -247,7 +249,7 @@ def _environment(policy: str) -> dict[str, Any]:
         "num_processes": cluster.process_count(),
         "devices": _device_names(),
         "threads": _threads(),
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS"),
+        "onednn": processor.takes_onednn(),
         "dtype_policy": policy,
     }
 

@@ -20,7 +20,7 @@ from fer_tfdata.errors import InputError
 
 EXIT_USER_ERROR = 2
 
-_FOR_UNUSED_WRAPPERS: Final = frozenset({"jax", "matplotlib", "pandas", "sklearn"})
+_FOR_WHAT_IS_NOT_USED: Final = frozenset({"jax", "matplotlib", "pandas", "sklearn"})
 
 
 def define_data_dir(flag_values: flags.FlagValues) -> None:
@@ -100,8 +100,9 @@ def import_tensorflow_quietly() -> None:
     Its C++ side reports its build and the GPUs it does not find before any log level applies.
     Where there is an NVIDIA driver and yet no GPU, the chatter is shown: it says why.
 
-    What Keras and TensorFlow import for wrappers that nothing here uses, wherever it is installed,
-    is kept from them: it takes as long as they themselves.
+    What TensorFlow and Keras import, where it is installed, for features that nothing here uses
+    (Keras's scikit-learn wrappers and galleries, DataFrames in `fit`, JAX's models in LiteRT) is
+    kept from them: with all of it, importing them takes twice as long.
 
     Where Keras is to compute by JAX (KERAS_BACKEND=jax), TensorFlow only reads data, and leaves the
     GPUs alone.
@@ -110,8 +111,9 @@ def import_tensorflow_quietly() -> None:
       InputError: Keras is to compute by what is not installed, or not supported here.
     """
     backend = _keras_backend()
+    os.environ["KERAS_BACKEND"] = backend  # which Keras may have from a file in the home as well
     with chatter.kept_back() as show:
-        with _not_to_be_found(_FOR_UNUSED_WRAPPERS - {backend}):
+        with _not_to_be_found(_FOR_WHAT_IS_NOT_USED - {backend}):
             import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")

@@ -3,6 +3,7 @@ import functools
 import hashlib
 import json
 import os
+import platform
 import resource
 import shutil
 import signal
@@ -25,6 +26,7 @@ from fer_tfdata import (
     ferplus,
     figures,
     pipeline,
+    processor,
     records,
     teachers,
     training,
@@ -363,7 +365,11 @@ def test_a_full_disk_ends_with_what_to_do_and_the_run_goes_on(config, tmp_path) 
 
 @pytest.mark.parametrize(
     ("name", "started"),
-    [("threads", 99), ("devices", ["CPU of another kind"]), ("onednn", "0")],
+    [
+        ("threads", 99),
+        ("devices", ["CPU of another kind"]),
+        ("onednn", not processor.takes_onednn()),
+    ],
 )
 def test_what_the_last_bits_rest_on_is_warned_of(
     trained_run, demo_data_dir, tmp_path, warnings_so_far, name, started
@@ -372,6 +378,19 @@ def test_what_the_last_bits_rest_on_is_warned_of(
     training.train(trained_config(demo_data_dir), run.root, resume=True)
     (warning,) = (text for text in warnings_so_far() if "bit for bit" in text)
     assert f"started with {name} {started!r} (now {environment[name]!r})" in warning
+
+
+def test_a_run_from_before_onednn_was_asked_for_is_warned_of(
+    trained_run, demo_data_dir, tmp_path, warnings_so_far, monkeypatch
+) -> None:
+    run, environment = copy_started_with("python", platform.python_version(), trained_run, tmp_path)
+    del environment["onednn"]
+    run.environment.write_text(json.dumps(environment))
+    monkeypatch.setattr(processor, "takes_onednn_by_itself", lambda: False)
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
+    training.train(trained_config(demo_data_dir), run.root, resume=True)
+    (warning,) = (text for text in warnings_so_far() if "bit for bit" in text)
+    assert "started with onednn False (now True)" in warning
 
 
 def test_a_picture_that_cannot_be_drawn_loses_no_training(config, tmp_path, monkeypatch) -> None:
