@@ -203,7 +203,7 @@ def _define_augmentation_flags(flag_values: flags.FlagValues) -> None:
         TrainConfig.augment_on,
         PLACEMENTS,
         "Where training images are changed: in the input pipeline, or in the training step on the "
-        "device that trains; auto takes the input, but a GPU for shift, rotation and zoom.",
+        "device that trains; auto takes the input, but a GPU for shift, rotation, zoom and crop.",
         flag_values=flag_values,
     )
 
