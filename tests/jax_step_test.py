@@ -114,6 +114,20 @@ def test_the_run_says_what_it_was_trained_by(directory: Path) -> None:
     assert '"jax": "' in written
 
 
+def test_a_compiled_sum_is_what_it_is_uncompiled() -> None:
+    # JAX 0.10.2 leaves most of it out on CPUs (github.com/jax-ml/jax/issues/39103).
+    code = """
+import jax
+import jax.numpy as jnp
+
+ones = jnp.eye(3)
+squared = jax.vmap(lambda row: jnp.sum((ones @ row) ** 2))
+rows = jnp.arange(32_769.0)[:, None] * jnp.array([1.0, 0.0, 0.0])
+assert jax.jit(squared)(rows)[-1] == squared(rows)[-1] == 32_768**2
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 @pytest.mark.slow
 def test_two_devices_of_one_process_train_the_same(demo_data_dir: Path, tmp_path: Path) -> None:
     run_on_jax(PROGRAM, demo_data_dir, tmp_path, devices=2)
