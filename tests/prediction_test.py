@@ -293,7 +293,10 @@ def test_images_and_videos_share_batches_and_keep_their_order(
     results = list(predictor.predict_paths([face, clip, broken, copy, face]))
     assert [result.path for result in results] == [face, *[clip] * 30, broken, *[copy] * 30, face]
     first, second = results[1:31], results[32:62]
-    assert [result.faces for result in first] == [result.faces for result in second]
+    for result, again in zip(first, second, strict=True):  # at other places in their batches
+        for one, other in zip(result.faces, again.faces, strict=True):
+            assert (one.box, one.track) == (other.box, other.track)
+            np.testing.assert_allclose(row(one), row(other), atol=1e-6)
     alone = predictor.predict_image(face)
     for result in (results[0], results[-1]):
         assert (result.frame, result.time) == (None, None)
