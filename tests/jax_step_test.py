@@ -115,7 +115,7 @@ def test_the_run_says_what_it_was_trained_by(directory: Path) -> None:
 
 
 def test_a_compiled_sum_is_what_it_is_uncompiled() -> None:
-    # JAX 0.10.2 leaves most of it out on CPUs (github.com/jax-ml/jax/issues/39103).
+    # JAX 0.10.2 gives the last rows the sums of others on CPUs: github.com/jax-ml/jax/issues/39103
     code = """
 import jax
 import jax.numpy as jnp

@@ -3,7 +3,6 @@ import functools
 import hashlib
 import json
 import os
-import platform
 import resource
 import shutil
 import signal
@@ -383,7 +382,7 @@ def test_what_the_last_bits_rest_on_is_warned_of(
 def test_a_run_from_before_onednn_was_asked_for_is_warned_of(
     trained_run, demo_data_dir, tmp_path, warnings_so_far, monkeypatch
 ) -> None:
-    run, environment = copy_started_with("python", platform.python_version(), trained_run, tmp_path)
+    run, environment = copy_started_with("onednn", None, trained_run, tmp_path)
     del environment["onednn"]
     run.environment.write_text(json.dumps(environment))
     monkeypatch.setattr(processor, "takes_onednn_by_itself", lambda: False)
