@@ -63,7 +63,8 @@ def test_everything_that_a_step_reads_comes_back(tmp_path: Path, policy: str) ->
     Checkpoints(tmp_path, trained).save(3)
     fresh = model_after(0, policy)
     changed = [not np.array_equal(a, b) for a, b in zip(state(trained), state(fresh), strict=True)]
-    assert sum(changed) > 0.9 * len(changed)  # all but a few, such as the learning rate
+    # All but a few, such as the learning rate and, on JAX, what a loss scale counts on TensorFlow.
+    assert sum(changed) > 0.8 * len(changed)
     checkpoints = Checkpoints(tmp_path, fresh)
     assert checkpoints.restore() == 3
     assert_same_state(state(fresh), state(trained))
