@@ -132,19 +132,47 @@ class _Groups:
 
 
 @dataclasses.dataclass(frozen=True)
+class _NearDuplicates:
+    """Pairs of images that are nearly equal.
+
+    Attributes:
+      pairs: entries [m, 2].
+      equal: bool [m], which have the same signature: the first of a pair stands for the second in
+        all others.
+    """
+
+    pairs: _Entries
+    equal: npt.NDArray[np.bool_]
+
+    def near(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Returns which entries of the pairs are near one of the chosen entries, both [m, 2]."""
+        rows, places = np.unique(self.pairs["row"], return_inverse=True)
+        places = places.reshape(self.pairs.shape)
+        signature_of = np.arange(len(rows))
+        signature_of[places[self.equal, 1]] = places[self.equal, 0]
+        signatures = signature_of[places]
+        has_chosen = np.zeros(len(rows), np.bool_)
+        has_chosen[signatures[chosen]] = True
+        is_near = has_chosen.copy()
+        is_near[signatures[has_chosen[signatures[:, ::-1]]]] = True
+        near: npt.NDArray[np.bool_] = is_near[signatures]
+        return near
+
+
+@dataclasses.dataclass(frozen=True)
 class Findings:
     """The audit, and what follows from it for the rows of `train`.
 
     Attributes:
       audit: what was found in the source.
       groups: the equal images.
-      near: entries [m, 2] of the pairs that are nearly equal; of a group its first.
+      near: the images that are nearly equal; of a group its first.
       flagged: the entries of flat and almost flat images and of those without a face.
     """
 
     audit: Audit
     groups: _Groups
-    near: _Entries
+    near: _NearDuplicates
     flagged: _Entries
 
     def rows_to_drop(self, drop: Collection[DropReason]) -> dict[int, list[DropReason]]:
@@ -243,7 +271,7 @@ def report(tables: Sequence[Path], scratch: Path, *, num_expressions: int, votes
         duplicate_groups=rows_of_groups,
         leaked_rows=_leaked_rows(groups),
         conflicting_groups=[rows_of_groups[index] for index in conflicting],
-        near_duplicate_pairs=near["row"].tolist(),
+        near_duplicate_pairs=near.pairs["row"].tolist(),
         near_leaked_rows=_near_leaked_rows(near, groups),
         flat_rows=_rows_with(flagged, _FLAT),
         almost_flat_rows=_rows_with(flagged, _ALMOST_FLAT),
@@ -394,8 +422,8 @@ def _imbalance(tables: Sequence[Path], num_expressions: int) -> dict[str, float 
 
 def _near_duplicates(
     tables: Sequence[Path], repeats: npt.NDArray[np.int64], scratch: Path
-) -> _Entries:
-    """Returns pairs of entries, [m, 2], found among the images without the repeats of others."""
+) -> _NearDuplicates:
+    """Returns what is found among the images without the repeats of others."""
     signatures_file, entries_file = scratch / "first.signatures", scratch / "first.entries"
     dtype = near_duplicates.SIGNATURE_DTYPE
     with signatures_file.open("wb") as signatures_out, entries_file.open("wb") as entries_out:
@@ -407,25 +435,27 @@ def _near_duplicates(
                     signatures_out.write(signatures[first].tobytes())
                     entries_out.write(entries[first].tobytes())
     if not entries_file.stat().st_size:
-        return _without_digests(np.empty((0, 2), _ENTRY))
-    pairs = near_duplicates.find(np.memmap(signatures_file, dtype, "r"))
-    return _without_digests(np.asarray(np.memmap(entries_file, _ENTRY, "r")[pairs]))
+        return _NearDuplicates(_without_digests(np.empty((0, 2), _ENTRY)), np.empty(0, np.bool_))
+    found = near_duplicates.search(np.memmap(signatures_file, dtype, "r"))
+    entries = np.asarray(np.memmap(entries_file, _ENTRY, "r")[found.pairs])
+    return _NearDuplicates(_without_digests(entries), found.equal)
 
 
 def _near_leaked_rows(
-    pairs: _Entries, groups: _Groups, dropped: Collection[int] = ()
+    near: _NearDuplicates, groups: _Groups, dropped: Collection[int] = ()
 ) -> dict[str, list[int]]:
     """Returns the rows of the other splits with a near-duplicate in what `train` keeps, no equal.
 
     A pair stands for all that are equal to either of the two.
     """
+    pairs = near.pairs
     first_rows = groups.first_rows
     group_of = np.searchsorted(first_rows, pairs["row"])
     is_group = np.isin(pairs["row"], first_rows)
     in_train = _in_train(pairs, dropped)
     group_in_train = groups.which_have(_in_train(groups.entries, dropped))
     in_train[is_group] = group_in_train[group_of[is_group]]
-    leaked = ~in_train & in_train[:, ::-1]
+    leaked = near.near(in_train) & ~in_train
     leaked_groups = np.zeros(len(first_rows), np.bool_)
     leaked_groups[group_of[leaked & is_group]] = True
     singles = pairs[leaked & ~is_group]

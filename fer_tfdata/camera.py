@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import cv2
 
@@ -20,7 +20,10 @@ _SECONDS_TO_RELEASE: Final = 1.0  # what a picture takes at most, where the came
 
 
 class Camera:
-    """Gives a camera's pictures; whoever is slow misses some, and never falls behind."""
+    """Gives a camera's pictures; whoever is slow misses some, and never falls behind.
+
+    Holds the camera until it is closed, as `with` does.
+    """
 
     def __init__(self, capture: Any, name: str) -> None:
         """Begins to take pictures, in another thread.
@@ -42,26 +45,39 @@ class Camera:
         """Ends `frames`; may be called by a signal's handler."""
         self._stopped = True
 
+    def close(self) -> None:
+        """Ends `frames` and lets the camera go; it may have been closed before."""
+        self.stop()
+        self._thread.join(_SECONDS_TO_RELEASE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def frames(self) -> Iterator[Frame]:
         """Yields the latest picture, each at most once, until the camera is stopped.
 
-        Where the camera itself ends, the last frame has an error.
+        Where the camera itself ends, the last frame has an error.  At the end it is closed.
         """
         index, start = 0, None
-        while (taken := self._next()) is not None:
-            picture, seen = taken
-            start = seen if start is None else start
-            yield Frame(
-                source=Path(self.name),
-                pixels=cv2.cvtColor(picture, cv2.COLOR_BGR2RGB),
-                index=index,
-                time=Fraction(round((seen - start) * _MICROSECONDS), _MICROSECONDS),
-            )
-            index += 1
-        self._thread.join(_SECONDS_TO_RELEASE)
-        if not self._stopped:
-            error = f"{self.name}: expected pictures of the camera, received no more"
-            yield Frame(source=Path(self.name), error=error)
+        try:
+            while (taken := self._next()) is not None:
+                picture, seen = taken
+                start = seen if start is None else start
+                yield Frame(
+                    source=Path(self.name),
+                    pixels=cv2.cvtColor(picture, cv2.COLOR_BGR2RGB),
+                    index=index,
+                    time=Fraction(round((seen - start) * _MICROSECONDS), _MICROSECONDS),
+                )
+                index += 1
+            if not self._stopped:
+                error = f"{self.name}: expected pictures of the camera, received no more"
+                yield Frame(source=Path(self.name), error=error)
+        finally:
+            self.close()
 
     def _next(self) -> tuple[Any, float] | None:
         """Waits for a picture; None where there will be none."""

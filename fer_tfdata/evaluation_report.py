@@ -130,9 +130,9 @@ def make_report(
       labels: what counts as true; "auto" takes what the models' outputs mean.
       tta: over which views of each image the probabilities are averaged.
       with_ensemble: measures the average of all models too, as `ENSEMBLE`.
-      trained_on: by name, the splits that a model was trained on, where that is known; no
-        temperature is fitted to what was trained on validation.  An ensemble was trained on what
-        any member is known to be trained on.
+      trained_on: by name, the splits that a model was trained on, where that is known, such as
+        `named_models.trained_on` says it; no temperature is fitted to what was trained on
+        validation.  An ensemble was trained on what any member is known to be trained on.
       verify: compares the SHA-256 of the validation split's shards with the manifest first.
       on_batch: is told the number of images of every batch that was classified.
 

@@ -241,6 +241,8 @@ def _write(
     except InputError:
         raise
     except Exception as error:  # which ones a converter raises, nobody says
+        if atomic.lack_of_room(error) is not None:
+            raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
             f"{source.name}: expected a model that can be converted to {format}, received one that "

@@ -29,8 +29,8 @@ class Box:
     height: int
 
 
-def crop_face(image: Pixels, box: Box, size: int) -> Pixels:
-    """Cuts a face out in FER2013's framing: square, gray (ITU-R 601 luma), resized.
+def crop_face(image: Pixels, box: Box, size: int, *, channels: int) -> Pixels:
+    """Cuts a face out in FER2013's framing: square, resized.
 
     The square has the box's centre and its longer side, enlarged by `CROP_MARGIN` on each side.
     What lies beyond the image's border repeats the border.  Where the box is all of the image, the
@@ -40,34 +40,37 @@ def crop_face(image: Pixels, box: Box, size: int) -> Pixels:
       image: RGB uint8 `[height, width, 3]`.
       box: the face.
       size: the side of the result.
+      channels: 1 for gray (ITU-R 601 luma), 3 for RGB.
 
     Returns:
-      uint8 `[size, size]`.
+      uint8 `[size, size, channels]`.
     """
     if box == whole(image):
-        return fit_face(image, size)
+        return fit_face(image, size, channels=channels)
     side = max(1, round(max(box.width, box.height) * (1 + 2 * CROP_MARGIN)))
     left = round(box.left + (box.width - side) / 2)
     top = round(box.top + (box.height - side) / 2)
     rows = np.clip(np.arange(top, top + side), 0, image.shape[0] - 1)
     columns = np.clip(np.arange(left, left + side), 0, image.shape[1] - 1)
-    return resized(gray(image[rows[:, np.newaxis], columns]), (size, size))
+    square = _in_channels(image[rows[:, np.newaxis], columns], channels)
+    return resized(square, (size, size)).reshape(size, size, channels)
 
 
-def fit_face(image: Pixels, size: int) -> Pixels:
-    """Turns an image that is one face into a crop: gray, all of it, its proportions kept.
+def fit_face(image: Pixels, size: int, *, channels: int) -> Pixels:
+    """Turns an image that is one face into a crop: all of it, its proportions kept.
 
-    The shorter side is filled by repeating the border.  A gray image of `size` by `size` is
-    returned as it is.
+    The shorter side is filled by repeating the border.  An image of `size` by `size` keeps its
+    pixels, those of a gray one their values.
 
     Args:
       image: RGB uint8 `[height, width, 3]`.
       size: the side of the result.
+      channels: 1 for gray (ITU-R 601 luma), 3 for RGB.
 
     Returns:
-      uint8 `[size, size]`.
+      uint8 `[size, size, channels]`.
     """
-    return images.fit(gray(image)[..., np.newaxis], size)[..., 0]
+    return images.fit(_in_channels(image, channels), size)
 
 
 def whole(image: Pixels) -> Box:
@@ -87,6 +90,11 @@ def gray(image: Pixels) -> Pixels:
     """Returns the luma (ITU-R 601) of RGB uint8 `[height, width, 3]` as `[height, width]`."""
     luma: Pixels = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
     return luma
+
+
+def _in_channels(image: Pixels, channels: int) -> Pixels:
+    """Returns RGB as it is, or made gray, `[height, width, channels]`."""
+    return gray(image)[..., np.newaxis] if channels == 1 else image
 
 
 def resized(image: Pixels, size: tuple[int, int]) -> Pixels:

@@ -1,9 +1,9 @@
 """Finds the faces of a video's frames without searching all of every frame.
 
 To search all of a frame takes most of the time, and a face is hardly elsewhere a thirtieth of a
-second later.  So all of a frame is searched four times a second, and the frames between around the
-faces that were found before and after them, with the same detector.  A box is always one that was
-found in its own frame.
+second later.  So all of a frame is searched four times a second, and of the last of those that are
+given together; the frames between around the faces that were found before and after them, with the
+same detector.  A box is always one that was found in its own frame.
 """
 
 import itertools

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from fer_tfdata.errors import InputError
+from fer_tfdata.run_directory import RunDirectory
 
 ENSEMBLE: Final = "ensemble"
 """What the average of several models is called."""
@@ -22,14 +23,15 @@ def of(names: Sequence[str]) -> dict[str, str]:
       names: as `named_models.load` takes them.
 
     Raises:
-      InputError: two mean the same path.
+      InputError: two mean the same model.
     """
-    paths = [_parts(name) for name in names]
+    places = [_place(name) for name in names]
     for first, second in itertools.combinations(range(len(names)), 2):
-        if paths[first] == paths[second]:
+        if places[first] == places[second]:
             raise InputError(
                 f"--model: expected different models, received {names[first]} and {names[second]}"
             )
+    paths = [_parts(name) for name in names]
     for length in range(1, max(map(len, paths)) + 1):
         titles = [_title(path[-length:]) for path in paths]
         if len({*titles, ENSEMBLE}) > len(names):
@@ -37,6 +39,13 @@ def of(names: Sequence[str]) -> dict[str, str]:
     else:  # paths that differ in nothing but what no title holds
         titles = [f"{title}-{number}" for number, title in enumerate(titles, 1)]
     return dict(zip(names, titles, strict=True))
+
+
+def _place(name: str) -> Path:
+    """Returns what a path comes to; of a run's model, the run."""
+    path = Path(name).resolve()
+    run = RunDirectory(path.parent)
+    return run.root if path == run.model else path
 
 
 def _parts(name: str) -> tuple[str, ...]:

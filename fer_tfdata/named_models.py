@@ -128,9 +128,10 @@ def _origin(name: str) -> tuple[str, str | None]:
     if name == PRETRAINED:
         description = pretrained.read_description()
         return description["sha256"], description["metrics"]["none"]["manifest_sha256"]
-    with run_directory.find_model(Path(name)).open("rb") as file:
+    path = run_directory.find_model(Path(name))
+    with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return sha256, _manifest_sha256(RunDirectory(Path(name)).environment)
+    return sha256, _manifest_sha256(RunDirectory(path.parent).environment)
 
 
 def _manifest_sha256(environment: Path) -> str | None:

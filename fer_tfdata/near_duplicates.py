@@ -26,7 +26,7 @@ import mmap
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import joblib
 import numpy as np
@@ -102,9 +102,19 @@ class Search:
 
     Attributes:
       pairs: int64 [m, 2], see `find`.
+      equal: bool [m], the pairs of equal signatures.
       comparisons: how often two rows were compared by their lowest frequencies.
       alignments: how many of those were aligned.
     """
+
+    pairs: _Positions
+    equal: npt.NDArray[np.bool_]
+    comparisons: int
+    alignments: int
+
+
+class _Compared(NamedTuple):
+    """What was found among two blocks, see `Search`."""
 
     pairs: _Positions
     comparisons: int
@@ -224,19 +234,21 @@ def _search(table: _Table, rows_a_pass: int) -> Search:
         similar = _distinct(np.concatenate(new))
         images, partners = np.unique(similar, return_counts=True)
         active[images[partners >= _MOST_PARTNERS]] = False
-    return Search(_distinct(np.concatenate([equal, similar])), comparisons, alignments)
+    pairs = _distinct(np.concatenate([equal, similar]))
+    # What is not the first of its signature is in no other pair.
+    return Search(pairs, np.isin(pairs[:, 1], equal[:, 1]), comparisons, alignments)
 
 
 def _in_threads(
-    function: Callable[[_Block, _Block], Search], pairs: Iterator[tuple[_Block, _Block]]
-) -> Iterator[Search]:
+    function: Callable[[_Block, _Block], _Compared], pairs: Iterator[tuple[_Block, _Block]]
+) -> Iterator[_Compared]:
     """Yields the results in the order of the pairs, computed some ahead on all cores.
 
     NumPy lets go of the interpreter's lock in most of the work.
     """
     num_threads = joblib.cpu_count()
     with ThreadPoolExecutor(num_threads) as pool:
-        pending: collections.deque[Future[Search]] = collections.deque()
+        pending: collections.deque[Future[_Compared]] = collections.deque()
         for before, block in pairs:
             pending.append(pool.submit(function, before, block))
             if len(pending) > 2 * num_threads:
@@ -245,9 +257,9 @@ def _in_threads(
             yield pending.popleft().result()
 
 
-def _compare(before: _Block, block: _Block) -> Search:
+def _compare(before: _Block, block: _Block) -> _Compared:
     candidates = _candidates(before, block)
-    return Search(
+    return _Compared(
         pairs=_verified(before, block, candidates),
         comparisons=len(before.positions) * len(block.positions),
         alignments=len(candidates),

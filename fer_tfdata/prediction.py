@@ -63,12 +63,15 @@ class Predictor:
 
     @classmethod
     def from_path(cls, path: str | os.PathLike[str], *, detector: Detector | None = None) -> Self:
-        """Loads the model of a run directory or a `.keras` file.
+        """Loads the model of a run directory, a `.keras` file or an export.
 
         Raises:
           InputError: if there is none, or it is no model of expressions.
         """
-        return cls.from_name(os.fspath(path), detector=detector)
+        name = os.fspath(path)
+        if name == named_models.PRETRAINED:  # a path of that name, and not what it names elsewhere
+            name = str(Path.cwd() / name)
+        return cls.from_name(name, detector=detector)
 
     @classmethod
     def from_name(cls, name: str, *, detector: Detector | None = None) -> Self:
@@ -114,7 +117,7 @@ class Predictor:
           InputError: if the image cannot be read, or the model does not do as it must.
         """
         pixels = images.as_rgb(image) if isinstance(image, np.ndarray) else images.read_image(image)
-        search = _Search(self._detector, self._classifier.image_shape[0], live=False)
+        search = _Search(self._detector, self._classifier.image_shape, live=False)
         [predictions] = self._classify(search.find([Frame(source=Path(), pixels=pixels)]))
         return predictions
 
@@ -172,7 +175,7 @@ class Predictor:
     def _found(
         self, frames: Iterable[Frame], *, live: bool
     ) -> Generator[list["_Found"], None, None]:
-        search = _Search(self._detector, self._classifier.image_shape[0], live=live)
+        search = _Search(self._detector, self._classifier.image_shape, live=live)
         if live:
             yield from (search.find([frame]) for frame in frames)
             return
@@ -187,9 +190,7 @@ class Predictor:
         crops = [crop for found in chunk for crop in found.crops]
         if not crops:
             return [[] for _ in chunk]
-        # The model saw FER2013, which is gray; one with three channels saw the gray three times.
-        channels = self._classifier.image_shape[2]
-        rows = iter(self.predict_faces(np.repeat(np.stack(crops)[..., np.newaxis], channels, 3)))
+        rows = iter(self.predict_faces(np.stack(crops)))
         return [
             [
                 FacePrediction(box, dict(zip(self.expressions, next(rows).tolist(), strict=True)))
@@ -201,7 +202,7 @@ class Predictor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Found:
-    """A frame with its faces, and their crops as gray uint8 `[size, size]`."""
+    """A frame with its faces, and their crops as the model takes them."""
 
     frame: Frame
     boxes: Sequence[Box] = ()
@@ -211,9 +212,9 @@ class _Found:
 class _Search:
     """Finds and cuts out the faces of frames, each in a way that suits its source."""
 
-    def __init__(self, detector: Detector, crop_size: int, *, live: bool) -> None:
+    def __init__(self, detector: Detector, crop_shape: tuple[int, int, int], *, live: bool) -> None:
         self._detector = detector
-        self._crop_size = crop_size
+        self._crop_shape = crop_shape
         self._live = live
         self._videos = VideoCounter()
         self._video: int | None = None
@@ -241,7 +242,8 @@ class _Search:
         return self._follower.find(frames, live=self._live)
 
     def _cut(self, frame: Frame, boxes: Sequence[Box]) -> _Found:
-        crops = [faces.crop_face(frame.pixels, box, self._crop_size) for box in boxes]
+        size, _, channels = self._crop_shape
+        crops = [faces.crop_face(frame.pixels, box, size, channels=channels) for box in boxes]
         return _Found(frame, boxes, crops)
 
 

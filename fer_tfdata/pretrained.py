@@ -28,6 +28,7 @@ MOST_BYTES: Final = 6_000_000
 _SHIPPED: Final = Path(__file__).resolve().parent / "shipped"
 _WEIGHTS: Final = "weights.npz"
 _DESCRIPTION: Final = "model.json"
+_FILES: Final = (_WEIGHTS, _DESCRIPTION)
 
 # Vectors stay float32: they are few, and the variances among them span more than float16 does.
 _LEAST_RANK_PACKED: Final = 2
@@ -51,12 +52,40 @@ _TRAINED_IN: Final = (
 # TensorFlow and Keras are imported where they are used: importing this is part of `--help`.
 
 
+@contextlib.contextmanager
+def replacing(directory: Path) -> Iterator[Path]:
+    """Gives an empty directory, which takes the place of `directory` once all has gone well.
+
+    Raises:
+      InputError: there is something else than a packed model in that place, or it cannot be
+        written to.
+    """
+    others = [path.name for path in _entries(directory) if path.name not in _FILES]
+    if others:
+        raise InputError(
+            f"{directory}: expected a packed model to replace, or nothing, received {others[0]}; "
+            "name another directory"
+        )
+    with atomic.exclusive_directory(directory) as (work, publish):
+        yield work
+        for path in [*work.iterdir(), work]:
+            atomic.sync(path)
+        publish()
+
+
+def _entries(directory: Path) -> list[Path]:
+    """Returns what stands in a directory; of what is none, itself; nothing where nothing is."""
+    if directory.is_dir():
+        return sorted(directory.iterdir())
+    return [directory] if directory.exists() else []
+
+
 def pack(run_dir: Path, directory: Path) -> dict[str, Any]:
     """Packs the model of a finished run, and checks that it answers as the run's does.
 
     Args:
       run_dir: as `training.train` left it.
-      directory: a new one, or one that holds a packed model, which is replaced.
+      directory: an empty one, such as `replacing` gives.
 
     Returns:
       The content of `model.json`, without `metrics`, which `describe` adds.
@@ -93,8 +122,7 @@ def pack(run_dir: Path, directory: Path) -> dict[str, Any]:
         "config": {name: value for name, value in config.items() if name not in _PLACES},
     }
     _check_answers(model, _built(description, content))
-    with atomic.replacing(directory / _WEIGHTS) as temporary:
-        temporary.write_bytes(content)
+    (directory / _WEIGHTS).write_bytes(content)
     _write(directory, description)
     return description
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -113,10 +115,23 @@ def load_model(path: Path) -> "keras.Model":
 
     file = find_model(path)
     try:
+        _check_checksums(file)
         return keras.models.load_model(file, compile=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{file}: expected a Keras model file, received: {reason}") from error
+
+
+def _check_checksums(file: Path) -> None:
+    """Checks a model file's content, which Keras reads without looking at its checksums.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    if zipfile.is_zipfile(file):  # what else it is, Keras says
+        with zipfile.ZipFile(file) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"a damaged one, whose {damaged} is not what its checksum says")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,9 +30,13 @@ _OPTIONS: Final = {
 }
 _BUFFER: Final = 1 << 20  # bytes that are read at once
 # Containers whose header says how long they are; of others FFmpeg estimates it.
-_TELLING_LENGTH: Final = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")
+_MATROSKA: Final = "matroska,webm"
+_TELLING_LENGTH: Final = (_MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2")
 _MISSING_SECONDS: Final = 0.5  # the header's length may be rounded
 _USUAL_RATE: Final = Fraction(25)  # frames a second, where nothing tells
+# A time stamp that is further back begins a count of its own: the second of two files that were
+# joined.  Less is what some encoders get wrong.
+_JUMP_BACK: Final = Fraction(1, 2)
 
 # Fine enough for any video's time stamps; what FFmpeg itself counts in.
 _TIME_BASE: Final = Fraction(1, 1_000_000)
@@ -203,7 +207,9 @@ def _check_end(container: Any, end: Fraction) -> None:
     if container.format.name not in _TELLING_LENGTH or container.duration is None:
         return
     length = Fraction(container.duration, av.time_base)
-    seen = end - Fraction(container.start_time or 0, av.time_base)
+    # Matroska's length may begin at 0, and not where the first time stamp is.
+    start = 0 if container.format.name == _MATROSKA else container.start_time or 0
+    seen = end - Fraction(start, av.time_base)
     if length - seen > _MISSING_SECONDS:
         raise InputError(
             f"expected a complete video of {float(length):.1f} s, received one that ends after "
@@ -218,18 +224,21 @@ class _Clock:
         self._time_base = stream.time_base  # the frames that a decoder held back have none
         self._interval = 1 / (stream.average_rate or _USUAL_RATE)
         self._last: Fraction | None = None
+        self._shift = Fraction(0)  # of the time stamps since they last jumped back
         self.start: Fraction | None = None
 
     def time(self, decoded: Any) -> Fraction:
         """Returns the seconds since the first frame, which never decrease."""
-        if decoded.pts is not None:
-            stamp = decoded.pts * self._time_base
+        following = Fraction(0) if self._last is None else self._last + self._interval
+        stamp = following if decoded.pts is None else decoded.pts * self._time_base + self._shift
+        if self._last is None:
+            self._last = self.start = stamp
+        elif self._last - stamp > _JUMP_BACK:
+            self._shift += following - stamp
+            self._last = following
         else:
-            stamp = Fraction(0) if self._last is None else self._last + self._interval
-        self._last = stamp if self._last is None else max(self._last, stamp)
-        if self.start is None:
-            self.start = self._last
-        return self._last - self.start
+            self._last = max(self._last, stamp)
+        return self._last - (self.start or 0)
 
 
 class _Viewer:

@@ -1,13 +1,13 @@
 """The web page: photographs and a camera's pictures in, the expressions of their faces out.
 
 The page and its programming interface are gradio's.  An upload, which gradio writes to a directory,
-is deleted once its faces are found; what else there is of a picture is in memory.
+is deleted once its faces are found (`uploads`); what else there is of a picture is in memory.
 """
 
 import base64
-import binascii
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +20,7 @@ from fer_tfdata.images import Pixels
 from fer_tfdata.markup import Markup, element
 from fer_tfdata.prediction import Predictor
 from fer_tfdata.results import FacePrediction
+from fer_tfdata.uploads import CountedUploads, Uploads
 
 MAX_UPLOAD_BYTES: Final = 20_000_000
 """Of one picture, which is what a good camera makes; of pixels, `images.MAX_PIXELS`."""
@@ -74,15 +75,9 @@ class _Picture(NamedTuple):
 
     name: str
     content: bytes
-    file: Path | None = None
 
     def decode(self) -> Pixels:
         return images.decode_image(self.content, name=self.name)
-
-    def delete(self) -> None:
-        """Deletes the upload; what shows it has been sent by then, or is being replaced."""
-        if self.file is not None:
-            self.file.unlink(missing_ok=True)
 
 
 _Predictors = Mapping[str, Predictor]
@@ -101,14 +96,17 @@ def create_app(predictors: Mapping[str, Predictor], upload_dir: Path) -> fastapi
     """
     if not predictors:
         raise InputError("expected at least one model, received none")
-    page = _page(predictors, upload_dir)
+    uploads = Uploads(upload_dir, unclaimed_seconds=2 * _UNCLAIMED_SECONDS)
+    page = _page(predictors, uploads)
     page.state_session_capacity = _KEPT_VISITORS
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=_PICTURES_AT_ONCE, api_open=False)
     # Until a page is launched, gradio lets a request name any file of the machine.
     page.has_launched = True
+    app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(CountedUploads, uploads=uploads)
     # Nothing of gradio's is on that works with other servers or that keeps what it sees.
     return gr.mount_gradio_app(
-        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        app,
         page,
         path="/",
         theme=_theme(),
@@ -151,7 +149,7 @@ def _theme() -> gr.themes.Default:
     )
 
 
-def _page(predictors: _Predictors, upload_dir: Path) -> gr.Blocks:
+def _page(predictors: _Predictors, uploads: Uploads) -> gr.Blocks:
     with gr.Blocks(
         title="Facial expressions",
         analytics_enabled=False,
@@ -169,8 +167,8 @@ def _page(predictors: _Predictors, upload_dir: Path) -> gr.Blocks:
                 sources = _add_sources()
             with gr.Column(min_width=320):
                 result = gr.HTML(_WAITING)
-        _connect(predictors, upload_dir, model, sources, result)
-        _add_api(predictors, upload_dir, model, sources.photograph)
+        _connect(predictors, uploads, model, sources, result)
+        _add_api(predictors, uploads, model, sources.photograph)
     return page
 
 
@@ -225,7 +223,7 @@ def _camera(label: str, *, streaming: bool) -> gr.Image:
 
 def _connect(
     predictors: _Predictors,
-    upload_dir: Path,
+    uploads: Uploads,
     model: gr.Dropdown,
     sources: _Sources,
     result: gr.HTML,
@@ -235,17 +233,17 @@ def _connect(
 
     def show(payload: _Payload, name: str) -> tuple[None, Markup, _Picture | None]:
         # The source is emptied for the next picture; this one is shown with its faces.
-        picture = _picture_of(payload, upload_dir)
-        return None, again(picture, name), picture if len(predictors) > 1 else None
+        with _picture_of(payload, uploads) as picture:
+            return None, again(picture, name), picture if len(predictors) > 1 else None
 
     def again(picture: _Picture | None, name: str) -> Markup:
         return _WAITING if picture is None else _result(predictors, picture, name)
 
     def frame(payload: _Payload, name: str) -> Markup:
-        picture = _picture_of(payload, upload_dir)
-        if picture is None:
-            return _WAITING
-        return _result(predictors, picture, name, announced=False)
+        with _picture_of(payload, uploads) as picture:
+            if picture is None:
+                return _WAITING
+            return _result(predictors, picture, name, announced=False)
 
     shared: dict[str, Any] = {
         "preprocess": False,
@@ -282,8 +280,6 @@ def _result(
         faces = _faces(predictors, name, image)
     except InputError as error:
         return prediction_markup.render_message(str(error), wrong=True)
-    finally:
-        picture.delete()
     return prediction_markup.render(image, faces, announced=announced)
 
 
@@ -294,21 +290,19 @@ def _faces(predictors: _Predictors, name: str, image: Pixels) -> list[FacePredic
 
 
 def _add_api(
-    predictors: _Predictors, upload_dir: Path, model: gr.Dropdown, photograph: gr.Image
+    predictors: _Predictors, uploads: Uploads, model: gr.Dropdown, photograph: gr.Image
 ) -> None:
     """Adds what programs call; `docs/web_page.md` promises its name, parameters and answer."""
 
     def predict(image: _Payload, model: str) -> dict[str, Any]:
-        picture = _picture_of(image, upload_dir)
-        if picture is None:
-            raise _refused("image: expected a picture, received none")
-        try:
-            pixels = picture.decode()
-            faces = _faces(predictors, model, pixels)
-        except InputError as error:
-            raise _refused(str(error)) from error
-        finally:
-            picture.delete()
+        with _picture_of(image, uploads) as picture:
+            if picture is None:
+                raise _refused("image: expected a picture, received none")
+            try:
+                pixels = picture.decode()
+                faces = _faces(predictors, model, pixels)
+            except InputError as error:
+                raise _refused(str(error)) from error
         height, width = pixels.shape[:2]
         return {
             "width": width,
@@ -332,23 +326,32 @@ def _add_api(
 _Payload = Mapping[str, Any] | None
 
 
-def _picture_of(payload: _Payload, upload_dir: Path) -> _Picture | None:
-    """Reads a picture that was sent.
+@contextlib.contextmanager
+def _picture_of(payload: _Payload, uploads: Uploads) -> Iterator[_Picture | None]:
+    """Gives a picture that was sent, if one was; afterwards, what was uploaded has been used.
+
+    What shows an upload has been sent by then, or is being replaced.
 
     Raises:
       gr.Error: it is neither an upload nor a data URL, or not there any more.
     """
     if payload is None:
-        return None
+        yield None
+        return
     if payload["path"] is None:
-        return _Picture("the picture", _data_of(payload["url"] or ""))
+        yield _Picture("the picture", _data_of(payload["url"] or ""))
+        return
     file = Path(payload["path"]).resolve()
-    if not file.is_relative_to(upload_dir):
+    if not uploads.holds(file):
         raise _refused("expected an uploaded picture, received another file")
     try:
-        return _Picture(file.name, file.read_bytes(), file)
+        content = file.read_bytes()
     except OSError as error:
         raise _refused("the picture is not there any more; send it again") from error
+    try:
+        yield _Picture(file.name, content)
+    finally:
+        uploads.use(file)
 
 
 def _data_of(url: str) -> bytes:
@@ -357,7 +360,7 @@ def _data_of(url: str) -> bytes:
         raise _refused("expected an upload or a data URL in base64, received neither")
     try:
         return base64.b64decode(data, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # of base64 itself, or letters that it does not have
         raise _refused(f"expected a data URL in base64, received: {error}") from error
 
 

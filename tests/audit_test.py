@@ -227,6 +227,21 @@ def test_a_leak_ends_when_all_its_training_rows_are_dropped(tmp_path: Path):
     assert found.leaked_rows_without({0, 1}) == {"validation": [], "test": [4]}
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_near_leaks_are_found_whichever_row_stands_for_a_signature(
+    tmp_path: Path, order: Sequence[int]
+):
+    face = np.clip(demo_faces.draw_face(3, seed=0), 1, 254).reshape(48, 48, 1)
+    # Three that differ by a shade, which a signature does not see, and one by a step to the side.
+    images = np.stack([face, face + 1, face - 1, np.roll(face, 1, axis=1)])[list(order)]
+    splits = [("train", "test", "validation", "validation")[place] for place in order]
+    found = findings(tmp_path, images, [0] * 4, splits)
+    by_row = {"validation": sorted(order.index(n) for n in (2, 3)), "test": [order.index(1)]}
+    assert found.audit.near_leaked_rows == by_row
+    nothing = {"validation": [], "test": []}
+    assert found.near_leaked_rows_without({order.index(0)}) == nothing
+
+
 def test_a_near_leak_is_one_of_what_train_keeps(tmp_path: Path):
     face = demo_faces.draw_face(3, seed=0).reshape(1, 48, 48, 1)
     images = np.concatenate([face] * 6)

@@ -84,6 +84,18 @@ def test_a_camera_that_is_stopped_ends_without_an_error(recording: Path) -> None
     assert capture.released.wait(5)
 
 
+def test_a_camera_is_let_go_when_nobody_looks_any_more(recording: Path) -> None:
+    capture = RecordedCamera(recording, again=True)
+    with Camera(capture, "camera:0") as source:
+        next(source.frames())
+    assert capture.released.is_set()
+    capture = RecordedCamera(recording, again=True)
+    frames = Camera(capture, "camera:0").frames()
+    next(frames)
+    frames.close()
+    assert capture.released.is_set()
+
+
 def test_a_camera_that_gives_nothing_can_be_stopped() -> None:
     stopped = threading.Event()
 

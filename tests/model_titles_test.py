@@ -26,7 +26,18 @@ def test_titles_that_would_be_the_same_are_numbered() -> None:
     assert sorted(set(model_titles.of(["/a b", "/a+b"]).values())) == ["a-b-1", "a-b-2"]
 
 
-@pytest.mark.parametrize("names", [["runs/a", "runs/a"], ["runs/a", "./runs//a/"]])
-def test_the_same_model_twice_is_refused(names) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["runs/a", "runs/a"],
+        ["runs/a", "./runs//a/"],
+        ["runs/a", "runs/b/../a"],
+        ["runs/a", "link/a"],
+        ["runs/a", "runs/a/model.keras"],
+    ],
+)
+def test_the_same_model_twice_is_refused(names, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("runs")
     with pytest.raises(InputError, match="--model: expected different models, received runs/a and"):
         model_titles.of(names)

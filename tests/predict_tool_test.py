@@ -295,6 +295,13 @@ def test_an_input_that_is_named_twice_is_predicted_once(album: Path) -> None:
     wall = album / "wall.png"
     assert predict.find_files([str(wall), str(album)])[0] == wall
     assert len(predict.find_files([str(wall), str(album), f"{album}/*"])) == 4
+    assert predict.find_files([str(wall), f"{album}/../{album.name}/{wall.name}"]) == [wall]
+
+
+def test_a_link_to_an_image_is_an_input_of_its_own(album: Path, tmp_path: Path) -> None:
+    wall, link = album / "wall.png", tmp_path / "link.png"
+    link.symlink_to(wall)
+    assert predict.find_files([str(wall), str(link)]) == [wall, link]
 
 
 # A camera, in whose place a recording gives its pictures in their time.

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from fer_tfdata import detectors, faces, inputs, prediction
+from fer_tfdata import detectors, faces, images, inputs, prediction
 from fer_tfdata.classifier import KerasClassifier
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS
@@ -162,7 +162,25 @@ def test_a_face_as_it_is_goes_to_the_model_unchanged(tmp_path: Path, predictor: 
     assert predictor.predict_image(gray) == [face]
 
 
-def test_a_model_of_three_channels_and_another_size_sees_gray() -> None:
+def test_a_path_is_a_path_whatever_its_name(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="pretrained: expected a run directory"):
+        Predictor.from_path("pretrained")
+    Path("pretrained").mkdir()
+    tiny_model(outputs=8).save("pretrained/model.keras")
+    assert Predictor.from_path(Path("pretrained")).expressions == EIGHT_EXPRESSIONS
+
+
+def test_a_model_of_colours_sees_what_it_was_trained_on(tmp_path: Path) -> None:
+    Image.fromarray(random_images(1, 64, 64, 3)[0]).save(tmp_path / "face.png")
+    predictor = Predictor(KerasClassifier(tiny_model(shape=(64, 64, 3))))
+    (face,) = predictor.predict_image(tmp_path / "face.png")
+    trained_on = images.read_square(tmp_path / "face.png", 64, channels=3)
+    expected = predictor.predict_faces(trained_on[np.newaxis])[0]
+    np.testing.assert_allclose(row(face), expected, atol=1e-6)
+
+
+def test_a_model_of_three_channels_sees_gray_three_times() -> None:
     gray = random_images(1, 64, 64)[0]
     predictor = Predictor(KerasClassifier(tiny_model(shape=(64, 64, 3))))
     (face,) = predictor.predict_image(gray)
@@ -255,8 +273,8 @@ def test_every_frame_of_a_video_has_a_result(clip: Path, predictor: Predictor) -
         )
         box = result.faces[0].box
         assert faces.overlap(box, found[0]) > 0.8
-        crop = faces.crop_face(frame.pixels, box, 48)
-        expected = predictor.predict_faces(crop[np.newaxis, ..., np.newaxis])
+        crop = faces.crop_face(frame.pixels, box, 48, channels=1)
+        expected = predictor.predict_faces(crop[np.newaxis])
         np.testing.assert_allclose(row(result.faces[0]), expected[0], atol=1e-6)
 
 

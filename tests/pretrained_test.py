@@ -32,7 +32,7 @@ def small_run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def packed_once(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("packed") / "packed"
+    directory = tmp_path_factory.mktemp("packed")
     pretrained.pack(small_run, directory)
     return directory
 
@@ -82,6 +82,34 @@ def test_an_altered_weight_is_noticed(packed) -> None:
     (packed / "weights.npz").write_bytes(content)
     with pytest.raises(InputError, match="expected the SHA-256"):
         pretrained.load(packed)
+
+
+def test_a_packed_model_is_replaced_once_all_has_gone_well(packed, small_run) -> None:
+    before = {path.name: path.read_bytes() for path in packed.iterdir()}
+
+    def measured(work: Path) -> None:
+        pretrained.pack(small_run, work)
+        raise InputError("cannot be measured")
+
+    with pytest.raises(InputError, match="measured"), pretrained.replacing(packed) as work:
+        measured(work)
+    assert {path.name: path.read_bytes() for path in packed.iterdir()} == before
+    with pretrained.replacing(packed) as work:
+        pretrained.pack(small_run, work)
+        pretrained.describe(work, {"none": {"accuracy": 0.5}})
+    assert pretrained.read_description(packed)["metrics"] == {"none": {"accuracy": 0.5}}
+    assert [path.name for path in packed.parent.iterdir()] == [packed.name]
+
+
+def test_nothing_but_a_packed_model_is_replaced(packed, tmp_path) -> None:
+    (packed / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for directory, received in ((packed, "notes.txt"), (tmp_path / "file", "file")):
+        with (
+            pytest.raises(InputError, match=f"to replace, or nothing, received {received}"),
+            pretrained.replacing(directory),
+        ):
+            pass
 
 
 def test_what_is_too_large_to_ship_is_not_packed(trained_run, tmp_path) -> None:

@@ -1,5 +1,6 @@
 import json
 import shutil
+import zipfile
 
 import keras
 import pytest
@@ -46,6 +47,19 @@ def test_what_is_no_model_is_said(tmp_path) -> None:
     (tmp_path / "broken.keras").write_text("no model")
     with pytest.raises(InputError, match=r"broken\.keras: expected a Keras model file"):
         load_model(tmp_path / "broken.keras")
+
+
+def test_a_damaged_model_is_said_to_be_damaged(tmp_path) -> None:
+    file = tmp_path / "damaged.keras"
+    tiny_model().save(file)
+    content = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as archive:
+        weights = archive.getinfo("model.weights.h5")
+    middle = weights.header_offset + weights.compress_size // 2
+    content[middle : middle + 64] = bytes(byte ^ 0xFF for byte in content[middle : middle + 64])
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"damaged\.keras: .*model\.weights\.h5"):
+        load_model(file)
 
 
 def test_the_number_of_logits_says_which_expressions_they_are() -> None:

@@ -68,6 +68,29 @@ def test_time_stamps_are_the_files(tmp_path: Path) -> None:
     assert [frame.time for frame in frames] == [time - times[0] for time in times]
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4", ".mov"])
+def test_a_part_of_a_recording_is_complete(tmp_path: Path, suffix: str) -> None:
+    codec = "libvpx" if suffix == ".webm" else "libx264"
+    times = [10 + Fraction(n, RATE) for n in range(12)]  # its time stamps go on where others ended
+    path = write_video(tmp_path / f"part{suffix}", photographs(12), times, codec=codec)
+    frames, error = collect(path)
+    assert error is None
+    np.testing.assert_allclose(
+        [float(frame.time) for frame in frames], np.arange(12) / RATE, atol=0.001
+    )
+
+
+def test_time_goes_on_where_files_were_joined(tmp_path: Path) -> None:
+    part = write_video(tmp_path / "part.mpg", photographs(30), codec="mpeg2video")
+    joined = tmp_path / "joined.mpg"
+    joined.write_bytes(2 * part.read_bytes())
+    frames, error = collect(joined)
+    assert error is None
+    steps = np.diff([float(frame.time) for frame in frames])
+    assert len(steps) == 59
+    np.testing.assert_allclose(steps, 1 / RATE, atol=0.001)
+
+
 @pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (-90, 3), (180, 2)])
 def test_frames_are_turned_as_the_camera_was(tmp_path: Path, rotation: int, turns: int) -> None:
     [stored] = photographs(1)

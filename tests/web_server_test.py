@@ -156,6 +156,18 @@ def test_visitors_at_the_same_time(server: PageServer, photograph: Path, tmp_pat
     assert all(len(answer["faces"]) == 1 for answer in one_by_one)
 
 
+def test_visitors_with_the_same_picture(server: PageServer, photograph: Path) -> None:
+    def ask(_: int) -> Any:
+        visitor = Client(server.address, verbose=False)
+        return visitor.predict(image=handle_file(photograph), api_name="/predict")
+
+    with ThreadPoolExecutor(6) as visitors:
+        first, *others = visitors.map(ask, range(6))
+    assert len(first["faces"]) == 1
+    assert others == [first] * 5
+    assert [path for path in server.files() if path.suffix == ".jpg"] == []
+
+
 def test_the_page_s_own_events_are_no_interface(client: Client) -> None:
     assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/predict"]
     assert client.view_api(return_format="dict")["unnamed_endpoints"] == {}
@@ -173,7 +185,13 @@ def test_a_picture_may_come_within_the_request(server: PageServer, photograph: P
     payload = {"url": f"data:image/jpeg;base64,{content}", "meta": META}
     kind, (answer,) = call(server, payload, model)
     assert (kind, len(answer["faces"])) == ("complete", 1)
-    for wrong in ("data:image/jpeg;base64,?", "data:image/jpeg,abc", "file:///etc/passwd", ""):
+    for wrong in (
+        "data:image/jpeg;base64,?",
+        "data:image/jpeg;base64,\xe9",
+        "data:image/jpeg,abc",
+        "file:///etc/passwd",
+        "",
+    ):
         kind, answer = call(server, {"url": wrong, "meta": META}, model)
         assert kind == "error"
         assert "data URL in base64" in answer["error"]

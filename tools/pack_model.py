@@ -43,13 +43,14 @@ def main(argv: Sequence[str]) -> None:
 
     split = records.open_split(Path(values.data_dir), "validation")
     directory = Path(values.output_dir)
-    pretrained.pack(Path(values.run_dir), directory)
-    classifier = KerasClassifier(pretrained.load(directory))
-    metrics: dict[str, Any] = {
-        tta: evaluation.evaluate(classifier, split, model_name=named_models.PRETRAINED, tta=tta)
-        for tta in _AVERAGED_OVER
-    }
-    pretrained.describe(directory, metrics)
+    with pretrained.replacing(directory) as work:
+        pretrained.pack(Path(values.run_dir), work)
+        classifier = KerasClassifier(pretrained.load(work))
+        metrics: dict[str, Any] = {
+            tta: evaluation.evaluate(classifier, split, model_name=named_models.PRETRAINED, tta=tta)
+            for tta in _AVERAGED_OVER
+        }
+        pretrained.describe(work, metrics)
     print(directory)
     for tta, figures in metrics.items():
         print(f"  validation, tta={tta}: accuracy {figures['accuracy']:.4f}")

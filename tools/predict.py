@@ -150,7 +150,8 @@ def _predict(options: PredictOptions) -> int:
 
     numbers = [camera.number_of(text) for text in options.input]
     if len(numbers) == 1 and numbers[0] is not None:
-        return predict_camera(options, camera.open_camera(numbers[0]))
+        with camera.open_camera(numbers[0]) as opened:
+            return predict_camera(options, opened)
     if any(number is not None for number in numbers):
         raise InputError(f"--input: expected a camera alone, received {len(numbers)} inputs")
     return _predict_files(options)
@@ -167,7 +168,8 @@ def find_files(inputs: Sequence[str]) -> list[Path]:
     found: dict[Path, Path] = {}
     for named in inputs:
         for file in library.find_files(named):
-            found.setdefault(file.absolute(), file)
+            # Of a link its own place counts: what it leads to may be wanted under each name.
+            found.setdefault(file.parent.resolve() / file.name, file)
     return list(found.values())
 
 
