@@ -21,7 +21,8 @@ What is measured, each in an epoch of --steps steps that follows one like it in 
                          by ImageDataGenerator().flow_from_directory from a folder of JPEGs.
 
 All but the last two repeat one batch, so that no input is waited for.  What `fed` waits is the
-share of its time from a step's beginning until its batch was there.
+share of its time from a step's beginning until its batch was there.  The networks are those for
+FER2013, gray images of 48x48 and seven expressions; data of another form are refused.
 
 TFLOP/s counts the multiplications and additions of the convolutions and dense layers, three times
 the forward pass's a step of training.  The peak is that of tf.matmul of two square matrices of the
@@ -76,7 +77,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string(
         "data_dir",
         None,
-        "The directory that make_tfrecords wrote; without it nothing is fed by a pipeline.",
+        "The directory that make_tfrecords wrote, of data of FER2013's form; without it nothing is "
+        "fed by a pipeline.",
         flag_values=flag_values,
     )
     flags.DEFINE_list("models", list(MODELS), "Which are measured.", flag_values=flag_values)
@@ -151,10 +153,16 @@ def measure_models(
     batch_size: int,
     matrix_size: int,
 ) -> dict[str, Any]:
-    """Returns images a second, TFLOP/s, memory and the wait for the input of each variant."""
+    """Returns images a second, TFLOP/s, memory and the wait for the input of each variant.
+
+    Raises:
+      InputError: the data are not of FER2013's form, or nothing that was asked for can be measured.
+    """
     from fer_tfdata import models as networks
     from fer_tfdata import precision
 
+    if data_dir is not None:
+        _check_form(data_dir)
     auto = {name: precision.choose_policy("auto", model=name) for name in models}
     trained = {
         name: [
@@ -268,6 +276,23 @@ def fer2013_schema() -> Any:
     from fer_tfdata import records
 
     return records.Schema(image_shape=(48, 48, 1), expressions=EXPRESSIONS)
+
+
+def _check_form(data_dir: Path) -> None:
+    """Refuses data of another form than the networks' here, whose operations are counted."""
+    from fer_tfdata import records
+
+    expected, received = fer2013_schema(), records.open_split(data_dir, "train").schema
+    if dataclasses.replace(received, has_votes=False) != expected:
+        raise InputError(
+            f"{data_dir}: expected {_form(expected)}, which FER2013 has, received "
+            f"{_form(received)}; convert FER2013 for this, or leave out --data_dir"
+        )
+
+
+def _form(schema: Any) -> str:
+    shape = "x".join(map(str, schema.image_shape))
+    return f"images of {shape} and {len(schema.expressions)} expressions"
 
 
 def repeated_batch(batch_size: int, schema: Any) -> Any:

@@ -18,9 +18,9 @@ from benchmarks import (
     prediction_benchmark,
     training_benchmark,
 )
-from fer_tfdata import models, near_duplicates, records
+from fer_tfdata import conversion, models, near_duplicates, records
 from fer_tfdata.errors import InputError
-from fer_tfdata.sources import KaggleCsv
+from fer_tfdata.sources import ImageFolder, KaggleCsv
 
 PROGRAMS = [
     conversion_benchmark,
@@ -320,6 +320,16 @@ def test_unknown_models_are_refused(run_benchmark):
 def test_what_cannot_be_measured_is_refused(run_benchmark, arguments, message):
     with pytest.raises(InputError, match=message):
         run_benchmark(training_benchmark, "--models=residual_small", *arguments)
+
+
+def test_data_of_another_form_than_fer2013_s_are_refused(run_benchmark, image_dir, tmp_path):
+    conversion.convert(ImageFolder(image_dir, image_size=64, channels=3), tmp_path / "data")
+    expected = (
+        "expected images of 48x48x1 and 7 expressions, which FER2013 has, received images of "
+        "64x64x3 and 7 expressions; convert FER2013"
+    )
+    with pytest.raises(InputError, match=expected):
+        run_benchmark(training_benchmark, f"--data_dir={tmp_path / 'data'}", "--models=seed_cnn")
 
 
 def test_forward_flops_of_separable_convolutions():
