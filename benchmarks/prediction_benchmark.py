@@ -6,8 +6,9 @@
 What is measured:
 
   videos      frames a second from an H.264 file to an annotated one (decode, detect, classify,
-              draw, encode), to the results alone, and of the parts; beside the package fer's way to
-              an annotated file (decode, its Haar cascade, its network, draw, encode as MPEG-4).
+              draw, encode), to the results alone, and of three of the parts by themselves (decode,
+              detect, encode); beside the package fer's way to an annotated file (decode, its Haar
+              cascade, its network, draw, encode as MPEG-4).
   crops       classifications a second of faces that are cut out already, one at a time and in
               batches, and the time that one takes; beside fer's network.
   long video  seconds a frame and the process's memory, thousand by thousand, over --frames frames.
@@ -123,7 +124,7 @@ def main(argv: Sequence[str]) -> None:
 def measure_videos(
     model: str, video: Path, directory: Path, peers: Any, *, repeats: int
 ) -> dict[str, Any]:
-    """Returns frames a second of each way through a video and of ours' parts."""
+    """Returns frames a second of each way through a video and of parts of ours."""
     from fer_tfdata.prediction import Predictor
 
     predictor = Predictor.from_name(model)
@@ -265,20 +266,22 @@ def _count(results: Iterable[Any]) -> tuple[int, int]:
 
 
 def _parts(video: Path, directory: Path) -> dict[str, Callable[[], tuple[int, int]]]:
-    """Returns the parts of our way: decoding, and of frames in memory the others."""
+    """Returns parts of our way: decoding, and of frames in memory the others."""
     from fer_tfdata import copies, detectors, inputs, prediction
+    from fer_tfdata.following import Follower
     from fer_tfdata.results import ImagePrediction
 
     detector = detectors.HaarDetector()
     frames = list(itertools.islice(inputs.read_frames([video]), _FRAMES_IN_MEMORY))
-    pictures = [frame.pixels for frame in frames]
+    chunks = list(prediction.in_chunks(frames))
     results = [(frame, ImagePrediction(frame.source)) for frame in frames]
 
     def decode() -> tuple[int, int]:
         return sum(1 for _ in inputs.read_frames([video])), 0
 
     def detect() -> tuple[int, int]:
-        boxes = detector.detect(pictures, smallest=prediction.SMALLEST_IN_VIDEOS)
+        follower = Follower(detector, smallest=prediction.SMALLEST_IN_VIDEOS)
+        boxes = [found for chunk in chunks for found in follower.find(chunk, live=False)]
         return len(boxes), sum(map(len, boxes))
 
     def encode() -> tuple[int, int]:

@@ -180,7 +180,7 @@ class Predictor:
             yield from (search.find([frame]) for frame in frames)
             return
         with (
-            contextlib.closing(background.ahead(_chunks(frames), most=1)) as chunks,
+            contextlib.closing(background.ahead(in_chunks(frames), most=1)) as chunks,
             contextlib.closing(background.ahead(map(search.find, chunks), most=1)) as found,
         ):
             yield from found
@@ -264,7 +264,7 @@ def _frames_of(path: str | os.PathLike[str]) -> Iterator[Frame]:
         yield Frame(source=Path(path), error=str(error))
 
 
-def _chunks(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+def in_chunks(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
     """Yields the frames in groups of what may wait for each other."""
     chunk: list[Frame] = []
     held = 0

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks import prediction_benchmark
 from fer_tfdata import inputs
+from fer_tfdata.detectors import HaarDetector
+from fer_tfdata.prediction import Predictor
 from tests.prediction_test import tiny_model
 from tests.videos import sliding_photograph, write_video
 
@@ -44,6 +46,24 @@ def test_the_program(model: Path, demo_data_dir: Path, tmp_path: Path, run_bench
     installed = importlib.util.find_spec("fer") is not None
     assert ("fer_annotated" in speeds) == ("fer_lite_1" in crops) == installed
     assert ("fer is left out: not installed" in table) != installed
+
+
+def test_the_part_that_detects_searches_what_prediction_does(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched_whole = []
+    detect = HaarDetector.detect
+
+    def note(detector: Any, images: Any, *, smallest: float) -> Any:
+        searched_whole.append(len(images))
+        return detect(detector, images, smallest=smallest)
+
+    monkeypatch.setattr(HaarDetector, "detect", note)
+    video = write_video(tmp_path / "clip.mp4", sliding_photograph(30))
+    assert len(list(Predictor.from_path(model).predict_paths([video]))) == 30
+    of_prediction = sum(searched_whole)
+    assert prediction_benchmark._parts(video, tmp_path)["detect"]() == (30, 30)
+    assert sum(searched_whole) == 2 * of_prediction < 30
 
 
 def test_a_long_video_repeats_another(tmp_path: Path) -> None:
