@@ -225,9 +225,9 @@ def _iterating(
     """Returns what iterates over the pipeline and returns the images a second."""
     from fer_tfdata import pipeline
 
-    dataset = pipeline.train_dataset(split, batch_size=batch_size, seed=_SEED, augment=augment)
-
     def iterate() -> float:
+        # Built here, since each dataset holds all the images: one at a time, not one a variant.
+        dataset = pipeline.train_dataset(split, batch_size=batch_size, seed=_SEED, augment=augment)
         batches = iter(dataset)
         next(batches)
         return measure.images_per_second(lambda: len(next(batches)[0]), seconds)

@@ -1,12 +1,14 @@
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 
 from benchmarks import augmentation_benchmark
-from fer_tfdata import records
+from fer_tfdata import pipeline, records
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = {
@@ -24,6 +26,23 @@ def test_every_change_is_measured_in_the_pipeline(demo_data_dir) -> None:
         assert len(variant["images_per_second"]["raw"]) == 2
         assert variant["images_per_second"]["min"] > 0
     assert content["variants"]["none"]["ratio_to_none"]["raw"] == [1, 1]
+
+
+def test_a_change_s_images_are_held_only_while_it_is_measured(demo_data_dir, monkeypatch) -> None:
+    load, held = pipeline._load, []
+
+    def load_and_note(*arguments):
+        images, labels, usable = load(*arguments)
+        held.append(weakref.ref(images))
+        return images, labels, usable
+
+    monkeypatch.setattr(pipeline, "_load", load_and_note)
+    split = records.open_split(demo_data_dir, "train")
+    iterate = augmentation_benchmark._iterating(split, None, seconds=0, batch_size=8)
+    assert not held
+    assert iterate() > 0
+    gc.collect()
+    assert [images() for images in held] == [None]
 
 
 def test_the_work_is_a_share_of_the_step() -> None:
