@@ -7,7 +7,7 @@ does, over the images of the training split, from the page cache:
 
   *_batch_N   batches of N images.
   *_Nx        the split, repeated N times on the disk: FER2013's size and multiples of it.
-  *_N_cores   on so many of the processor's cores.
+  *_N_cores   on so many of the processor's cores; on Linux alone, which keeps a process to them.
 
   memory_*    pipeline.train_dataset, the images held in memory, however many.
   streaming_* pipeline.train_dataset with no memory budget, from the shards.
@@ -93,12 +93,19 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
     flags.DEFINE_multi_integer(
         "cores",
-        [count for count in (1, 2, 4, 8, 16, 32, 64) if count <= joblib.cpu_count()],
+        _usual_cores(),
         "How many cores are used",
         lower_bound=1,
         flag_values=flag_values,
     )
     measure.define_flags(flag_values, repeats=3)
+
+
+def _usual_cores() -> list[int]:
+    """Returns the numbers of cores that can be measured here."""
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+    return [count for count in (1, 2, 4, 8, 16, 32, 64) if count <= joblib.cpu_count()]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -133,7 +140,13 @@ def measure_scaling(
     seconds: float,
     repeats: int,
 ) -> dict[str, Any]:
-    """Returns images a second, seconds to the first batch, and memory of each case."""
+    """Returns images a second, seconds to the first batch, and memory of each case.
+
+    Raises:
+      InputError: there are not so many cores, the system does not keep a process to some of them,
+        or the disk has not the room.
+    """
+    _check_cores(cores)
     cases = _cases(batch_sizes, factors, cores)
     with tempfile.TemporaryDirectory() as temporary:
         copies = Path(temporary)
@@ -160,6 +173,21 @@ def measure_scaling(
             for name, raw in results.items()
         },
     }
+
+
+def _check_cores(cores: Sequence[int]) -> None:
+    if not cores:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        raise InputError(
+            f"--cores: expected Linux, which keeps a process to some of the cores, received "
+            f"{max(cores)} on another system; leave out --cores, or run this benchmark on Linux"
+        )
+    if max(cores) > joblib.cpu_count():
+        raise InputError(
+            f"--cores: expected at most the {joblib.cpu_count()} that this process may use, "
+            f"received {max(cores)}; name fewer"
+        )
 
 
 def _cases(

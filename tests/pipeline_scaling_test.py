@@ -1,5 +1,7 @@
 import logging
+import os
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +69,23 @@ def test_a_split_is_not_repeated_where_the_disk_has_no_room(demo_data_dir, tmp_p
     with pytest.raises(InputError, match="GB of free disk for the factor 1000000000, found"):
         pipeline_scaling.copy_shards(demo_data_dir, 10**9, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_more_cores_than_there_are_are_refused() -> None:
+    with pytest.raises(InputError, match=r"--cores: expected at most the \d+ .*received 99999"):
+        measure_cores([1, 99_999])
+
+
+def test_cores_are_refused_where_a_process_is_not_kept_to_them(monkeypatch) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    assert pipeline_scaling._usual_cores() == []
+    with pytest.raises(InputError, match=r"--cores: expected Linux, .*received 1 on another"):
+        measure_cores([1])
+
+
+def measure_cores(cores) -> None:
+    options = {"batch_sizes": [1], "factors": [1], "seconds": 0, "repeats": 1}
+    pipeline_scaling.measure_scaling(Path("nothing there"), cores=cores, **options)
 
 
 @pytest.mark.slow
