@@ -31,6 +31,7 @@ from absl import flags
 from tqdm import tqdm
 
 from fer_tfdata import atomic, command_line, processor
+from fer_tfdata.errors import InputError
 from fer_tfdata.sources import Source
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
@@ -299,6 +300,19 @@ def memory_of(work: Callable[[], Result]) -> tuple[Result, dict[str, Any] | None
         "earlier_peak_excluded": excluded,
         "risen_anonymous_bytes": anonymous["greatest"] - anonymous_before,
     }
+
+
+def check_memory_is_told() -> None:
+    """Refuses to go on where `memory_of` could not tell the memory.
+
+    Raises:
+      InputError: the system is another than Linux.
+    """
+    if not _STATUS.exists():
+        raise InputError(
+            f"{_STATUS}: expected Linux, which tells a process's memory, found another system; run "
+            "this benchmark on Linux"
+        )
 
 
 def resident_bytes() -> int | None:

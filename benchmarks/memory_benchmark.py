@@ -106,6 +106,7 @@ def measure_memory(factors: Sequence[int], rows: int, repeats: int) -> dict[str,
     Raises:
       InputError: the disk has not the room, or the system does not tell a process's memory.
     """
+    measure.check_memory_is_told()
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         _check_room(directory, factors, rows)
@@ -172,17 +173,13 @@ def _check_room(directory: Path, factors: Sequence[int], rows: int) -> None:
 def _describe(
     results: Sequence[Mapping[str, Any]], smallest: Sequence[Mapping[str, Any]], rows: int
 ) -> dict[str, Any]:
-    memory, of_smallest = (
+    summaries: list[Any] = [  # never None: that the system tells the memory was checked
         measure.summary_of_memory(
             [result["memory"] for result in measured], what=measure.CONVERSION_MEMORY
         )
         for measured in (results, smallest)
-    )
-    if memory is None or of_smallest is None:
-        raise InputError(
-            "/proc/self/status: expected Linux, which tells a process's memory, found another "
-            "system; run this benchmark on Linux"
-        )
+    ]
+    memory, of_smallest = summaries
     return {
         "rows": rows,
         "memory": memory,

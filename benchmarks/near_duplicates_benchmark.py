@@ -7,21 +7,20 @@ photographs, so that unrelated images have as much in common as faces have.  Of 
 a hundred are altered copies of others: re-encoded as JPEG, shifted by a pixel, or in another
 brightness and contrast.  They are made and forgotten in chunks; only the signatures stay, on disk.
 
-Seconds of the signatures are those of `near_duplicates.signatures` alone, and seconds of the
-search those of `near_duplicates.search`, each in this process.  Memory is how far the process's
-own memory (RssAnon, so without the pages of the file that the kernel caches) rose during the
-search, looked at every 20 ms.
+Seconds of the signatures are those of `near_duplicates.signatures` alone, in this process, and
+seconds of the search those of `near_duplicates.search`, each in a process of its own.  Memory is
+how far that process's own memory (RssAnon, so without the pages of the file that the kernel caches)
+rose during the search, looked at every 20 ms.
 """
 
 import functools
 import itertools
 import math
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -41,10 +40,8 @@ _BATCH: Final = 250
 _NUM_FACES: Final = 256
 _NUM_WAVES: Final = 24
 _JPEG_QUALITY: Final = 50
-_SECONDS_BETWEEN_LOOKS: Final = 0.02
 
 _Images = npt.NDArray[np.uint8]
-Result = TypeVar("Result")
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -85,19 +82,30 @@ def parse_sizes(texts: Sequence[str]) -> list[int]:
 
 
 def measure_sizes(sizes: Sequence[int], repeats: int) -> dict[str, Any]:
-    """Returns what each number of images took and found, and how the search's seconds grow."""
+    """Returns what each number of images took and found, and how the search's seconds grow.
+
+    Raises:
+      InputError: the system does not tell a process's memory.
+    """
+    measure.check_memory_is_told()
     with tempfile.TemporaryDirectory() as directory:
         tables = {str(size): Path(directory) / str(size) for size in sizes}
         seconds = {name: write_table(int(name), path) for name, path in tables.items()}
         searches = measure.interleaved(
-            {name: functools.partial(_measure_search, path) for name, path in tables.items()},
+            {
+                # One that has searched before uses again what it freed then.
+                name: functools.partial(measure.in_new_process, _measure_search, path)
+                for name, path in tables.items()
+            },
             repeats,
         )
     variants = {
         name: {
             "signature_microseconds_an_image": 1e6 * seconds[name] / int(name),
             "search_seconds": measure.summary([one["seconds"] for one in measured]),
-            "search_risen_bytes": measure.summary([one["risen_bytes"] for one in measured]),
+            "search_risen_bytes": measure.summary(
+                [one["memory"]["risen_anonymous_bytes"] for one in measured]
+            ),
             **{key: measured[0][key] for key in ("recall", "pairs", "comparisons", "alignments")},
         }
         for name, measured in searches.items()
@@ -168,13 +176,14 @@ def write_table(num_images: int, path: Path) -> float:
 
 
 def _measure_search(path: Path) -> dict[str, Any]:
+    """Searches a table of signatures in this process, which is to be a new one."""
     table = np.memmap(path, near_duplicates.SIGNATURE_DTYPE, "r")
     start = time.perf_counter()
-    found, risen_bytes = _with_risen_memory(lambda: near_duplicates.search(table))
+    found, memory = measure.memory_of(lambda: near_duplicates.search(table))
     seconds = time.perf_counter() - start
     return {
         "seconds": seconds,
-        "risen_bytes": risen_bytes,
+        "memory": memory,
         "recall": _share_of_copies(found.pairs, len(table)),
         "pairs": len(found.pairs),
         "comparisons": found.comparisons,
@@ -186,32 +195,6 @@ def _share_of_copies(pairs: npt.NDArray[np.int64], num_images: int) -> float:
     first, second = pairs.T
     copies = (first % CHUNK < COPIES) & (second - first == CHUNK - COPIES)
     return int(copies.sum()) / (num_images // CHUNK * COPIES)
-
-
-def _with_risen_memory(work: Callable[[], Result]) -> tuple[Result, int]:
-    """Returns what the work returns, and how far this process's own memory rose meanwhile."""
-    done = threading.Event()
-    before = _own_bytes()
-    looks = [before]
-
-    def look() -> None:
-        while not done.wait(_SECONDS_BETWEEN_LOOKS):
-            looks.append(_own_bytes())
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        result = work()
-    finally:
-        done.set()
-        looking.join()
-    return result, max(looks) - before
-
-
-def _own_bytes() -> int:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    line = next(line for line in status.splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
 
 
 # The report.

@@ -14,6 +14,7 @@ from benchmarks import (
     conversion_benchmark,
     measure,
     memory_benchmark,
+    near_duplicates_benchmark,
     pipeline_benchmark,
     prediction_benchmark,
     training_benchmark,
@@ -145,6 +146,24 @@ def test_memory(run_benchmark):
 def test_memory_is_not_measured_where_the_disk_has_no_room(tmp_path):
     with pytest.raises(InputError, match="GB of free disk for the factor 1000000000, found"):
         memory_benchmark.measure_memory([10**9], rows=1000, repeats=1)
+
+
+def test_memory_is_not_measured_where_the_system_does_not_tell_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(measure, "_STATUS", tmp_path / "status")
+    with pytest.raises(InputError, match="expected Linux, which tells a process's memory"):
+        memory_benchmark.measure_memory([10**9], rows=1000, repeats=1)  # for which is no room
+    monkeypatch.setattr(near_duplicates_benchmark, "write_table", None)
+    with pytest.raises(InputError, match="expected Linux, which tells a process's memory"):
+        near_duplicates_benchmark.measure_sizes([1000], repeats=1)
+
+
+def test_a_search_does_not_use_the_memory_that_one_before_freed():
+    if measure.resident_bytes() is None:
+        pytest.skip("this system does not tell a process's memory")
+    content = near_duplicates_benchmark.measure_sizes([1000], repeats=2)
+    [variant] = content["variants"].values()
+    assert (variant["pairs"], variant["recall"]) == (100, 1)
+    assert variant["search_risen_bytes"]["min"] > 1 << 20
 
 
 def test_memory_counts_what_is_freed_before_the_end():
