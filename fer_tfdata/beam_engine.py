@@ -65,7 +65,8 @@ class BeamEngine:
                 if runner.runner in (None, "DirectRunner"):
                     runner.runner = _DIRECT_RUNNER
                 beam.Pipeline(options=self._options)
-        except (SystemExit, ValueError) as error:
+        except (SystemExit, ValueError, ImportError, AttributeError) as error:
+            # The last two of a runner that is not there, or whose own packages are not.
             reason = usage.getvalue().splitlines()[-1:] or [str(error)]
             raise InputError(
                 f"beam_args: expected Apache Beam's options, received {beam_args!r}: {reason[0]}"

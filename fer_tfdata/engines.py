@@ -30,7 +30,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Runs the tasks here, one after another: each uses both cores where that pays."""
+    """Runs the tasks here, one after another: each uses several cores where that pays."""
 
     num_parts = 1
 

@@ -73,7 +73,8 @@ def image_rows(rows: Mapping[str, npt.NDArray[np.uint8]], path: Path) -> None:
     """Draws images in rows, each with its name to the left.
 
     Args:
-      rows: name to images, uint8 [n, height, width, 1 or 3], as many and as large in every row.
+      rows: name to images, uint8 [n, height, width, 1 or 3], as many in every row; those of a row
+        are of one size, and all rows are drawn as large as the first.
       path: the PNG.
     """
     count, height, width, _ = next(iter(rows.values())).shape

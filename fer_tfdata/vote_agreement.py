@@ -1,6 +1,7 @@
 """How a classifier agrees with what FER+'s voters saw."""
 
 import dataclasses
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +9,10 @@ import scipy.special
 
 from fer_tfdata import ferplus
 from fer_tfdata.expressions import NO_LABEL
+
+
+# Shares are float32, and those of ten votes a twentieth or more from a half that they are not.
+_ROUNDING: Final = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +25,8 @@ class VoteAgreement:
       agreement: the share of them on which the answer is the majority; None where there are none.
       labels_agreement: the share of those with a label on which the label is the majority; what a
         classifier that repeats the labels would reach.
-      votes_examples: how many images have more than half of their votes on the classifier's
-        expressions, votes of a single voter left out.
+      votes_examples: on how many of the images that `ferplus.distribution` keeps more than half of
+        the votes for an expression are for one of the classifier's.
       cross_entropy: the mean cross-entropy of the classifier's probabilities with the shares of
         those votes, in nats; None where there are none.
       votes_entropy: the mean entropy of those shares, which no cross-entropy is below.
@@ -53,7 +58,7 @@ def vote_agreement(
     labelled = decided & (labels != NO_LABEL)
     shares = ferplus.distribution(votes)[:, :num_classes].astype(np.float64)
     known = shares.sum(axis=1)
-    voted = known > 0.5
+    voted = known > 0.5 + _ROUNDING
     shares = shares[voted] / known[voted, np.newaxis]
     logarithms = np.log(np.maximum(probabilities[voted], np.finfo(np.float64).tiny))
     return VoteAgreement(

@@ -59,6 +59,7 @@ def test_a_bad_row_is_the_same_error_and_leaves_nothing(demo_csv: Path, tmp_path
     "beam_args",
     [
         *("--runner", '"', "--direct_running_mode=nowhere", "--runner=Nope"),
+        *("--runner=no.such.Runner", "--runner=apache_beam.NoSuchRunner"),
         "--direct_runing_mode=multi_processing",
     ],
 )

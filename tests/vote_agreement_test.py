@@ -34,6 +34,14 @@ def test_answers_and_labels_against_the_majority() -> None:
     assert agreement.votes_examples == 4
 
 
+def test_a_half_of_the_votes_is_not_more_than_a_half() -> None:
+    votes = np.concatenate(
+        [votes_of(contempt=5, neutral=3, sadness=2), votes_of(contempt=4, neutral=3, sadness=3)]
+    )
+    agreement = vote_agreement(surely(_NEUTRAL, _NEUTRAL), np.array([_NEUTRAL] * 2), votes)
+    assert agreement.votes_examples == 1
+
+
 def test_the_cross_entropy_is_least_where_the_answer_is_the_votes() -> None:
     votes = votes_of(sadness=6, neutral=4)
     shares = np.zeros((1, 7))

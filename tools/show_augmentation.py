@@ -25,6 +25,7 @@ _ROWS: Final[Mapping[str, Mapping[str, Any]]] = {
     "shift": {"flip": False, "shift": 0.2},
     "rotation": {"flip": False, "rotation": 30.0},
     "zoom": {"flip": False, "zoom": 0.4},
+    "crop": {"flip": False, "crop": 0.25},
     "brightness": {"flip": False, "brightness": 0.3},
     "contrast": {"flip": False, "contrast": 0.6},
     "random erasing": {"flip": False, "erasing": 1.0},

@@ -25,6 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+import joblib
 import numpy as np
 
 from fer_tfdata import images
@@ -50,6 +51,7 @@ _MIN_PART_FILES: Final = 16
 # thread and two: FER2013's images as PNG (2 KB) 7,600 and 3,900, photographs of 640x480 as JPEG
 # (80 KB) 1,000 and 1,600; about even at 11 KB.
 _PARALLEL_FILE_BYTES: Final = 1 << 14
+_MOST_THREADS: Final = 4  # each holds a photograph as it was taken
 
 _BATCH_ROWS: Final = 128
 _BATCH_ROWS_OF_LARGE_FILES: Final = 16  # who stops reading waits for the batches begun
@@ -135,7 +137,8 @@ class ImageFolder:
         paths, sizes = self._listing.paths, self._listing.sizes
         num_parts = max(1, min(count, len(paths) // _MIN_PART_FILES))
         bounds = [len(paths) * index // num_parts for index in range(num_parts + 1)]
-        num_threads = 2 if sum(sizes) >= _PARALLEL_FILE_BYTES * len(sizes) else 1
+        large = sum(sizes) >= _PARALLEL_FILE_BYTES * len(sizes)
+        num_threads = min(joblib.cpu_count(), _MOST_THREADS) if large else 1
         return [
             ImageFolderPart(
                 self.root,
