@@ -6,16 +6,18 @@
 
 Interrupted at any moment, by `kill -9` too, the same command goes on: with the unfinished trial,
 from its last checkpoint, and then with the trials that would have come.  A trial whose loss becomes
-NaN has failed, and counts as one of them.  What is searched stands in `suggest`; copy this file and
-change it.
+NaN has failed, and counts as one of them; so does one whose parameters were half drawn.  What is
+searched stands in `suggest`; copy this file and change it.
 """
 
 import dataclasses
+import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 import numpy as np
 import optuna
@@ -26,6 +28,8 @@ from fer_tfdata import command_line
 from fer_tfdata.errors import InputError
 from fer_tfdata.recipes import RECIPES
 from fer_tfdata.train_config import TrainConfig
+
+_BASE: Final = "base"
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
@@ -96,10 +100,11 @@ def search(
       base: what all trials have in common.
       sweep_dir: holds `study.db` and a run directory a trial.
       trials: how many.
-      stop_asked: whether no other trial is to begin.
+      stop_asked: whether to stop: after a step of a trial, and before the next trial.
 
     Raises:
-      InputError: as `training.train` does, but for a loss that is not finite: that trial failed.
+      InputError: as `training.train` does, but for a loss that is not finite: that trial failed; or
+        the search was begun with another base.
       StoppedError: as `training.train` does.
     """
     from fer_tfdata import callbacks, training
@@ -111,10 +116,12 @@ def search(
         load_if_exists=True,
         direction="maximize",
     )
+    _check_base(study, base)
 
     def finish(number: int, config: TrainConfig) -> None:
         try:
-            metrics = training.train(config, sweep_dir / f"trial-{number:03d}", resume=True)
+            run_dir = sweep_dir / f"trial-{number:03d}"
+            metrics = training.train(config, run_dir, resume=True, stop_asked=stop_asked)
         except callbacks.NonFiniteLossError as error:
             print(
                 f"trial {number} failed: no finite loss from step {error.step} on", file=sys.stderr
@@ -124,6 +131,8 @@ def search(
             study.tell(number, metrics["accuracy"])
 
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        if stop_asked():
+            return study
         try:
             config = suggest(optuna.trial.FixedTrial(trial.params), base)
         except ValueError:  # it was not drawn to the end, and so not begun
@@ -135,6 +144,23 @@ def search(
         drawn = study.ask()
         finish(drawn.number, suggest(drawn, base))
     return study
+
+
+def _check_base(study: optuna.Study, base: TrainConfig) -> None:
+    """Notes what all trials of a study have in common, or checks that it is what was noted."""
+    common = json.loads(json.dumps(dataclasses.asdict(base)))
+    begun = study.user_attrs.get(_BASE, common)
+    changed = [
+        f"{name} {begun.get(name)!r} (now {value!r})"
+        for name, value in common.items()
+        if begun.get(name) != value
+    ]
+    if changed:
+        raise InputError(
+            f"{study.study_name}: the search was begun with {', '.join(changed)}, so that other "
+            "trials could not be compared; choose another --sweep_dir"
+        )
+    study.set_user_attr(_BASE, common)
 
 
 def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:

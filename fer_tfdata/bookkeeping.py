@@ -29,7 +29,9 @@ from fer_tfdata.train_config import TrainConfig
 # Which data these are, their checksum says.
 _FREE: Final = ("data_dir", "checkpoint_every")
 # What the same operations may give other last bits with.
-_BITS_REST_ON: Final = ("python", "versions", "devices", "threads", "onednn")
+_BITS_REST_ON: Final = (
+    *("fer_tfdata", "git_commit", "python", "versions", "devices", "threads", "onednn"),
+)
 
 _log = logging.getLogger(__name__)
 
@@ -190,7 +192,8 @@ def note_environment(
         # Before oneDNN was asked for, TensorFlow made its own choice.
         before = environment | {"onednn": processor.takes_onednn_by_itself()} | started
         for name in _BITS_REST_ON:
-            if before[name] != environment[name]:
+            known = None not in (before[name], environment[name])  # not all run from a checkout
+            if known and before[name] != environment[name]:
                 _log.warning(
                     "%s: the run was started with %s %r (now %r); it goes on, but need not end bit "
                     "for bit as it would have",

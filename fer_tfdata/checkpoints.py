@@ -6,6 +6,7 @@ the epoch's loss and accuracy.  Everything else (order of the data, their change
 a function of the step.
 """
 
+import errno
 import logging
 import zipfile
 import zlib
@@ -33,6 +34,9 @@ _DAMAGE: Final = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+# Of the system's errors those that a file's content leads to: a place in it that there is not.
+_ERRORS_OF_DAMAGE: Final = (None, errno.EINVAL)
 
 _Arrays = list[npt.NDArray[Any]]
 
@@ -84,14 +88,15 @@ class Checkpoints:
     def restore(self) -> int:
         """Brings the model to the newest readable checkpoint's state and returns its step.
 
-        A damaged one is left for the one before, with a warning.  Of several processes, the first
-        one reads for all.
+        A damaged one makes way for the one before, with a warning: it would else be kept in place
+        of a good one.  Of several processes, the first one reads for all.
 
         Returns:
           The step, 0 where there is no checkpoint and nothing was changed.
 
         Raises:
-          InputError: there are checkpoints, and none can be read.
+          InputError: there are checkpoints, and none can be read, or the newest cannot be for
+            another reason than its content.
         """
         arrays: _Arrays = []
 
@@ -113,11 +118,20 @@ class Checkpoints:
     def _read_newest(self) -> tuple[int, _Arrays]:
         """Returns the newest readable checkpoint's step and values; 0 where there is none."""
         paths = _paths(self._directory)
-        for path in paths:
+        for place, path in enumerate(paths):
             try:
-                return int(path.stem.removeprefix("step-")), self._read(path)
+                values = self._read(path)
             except _DAMAGE as error:
+                if isinstance(error, OSError) and error.errno not in _ERRORS_OF_DAMAGE:
+                    raise InputError(
+                        f"{path}: could not be read ({error.strerror}); continue with --resume "
+                        "once it can be, or delete it to go on from the one before"
+                    ) from error
                 _log.warning("%s is damaged (%s); trying the one before", path, error)
+            else:
+                for damaged in paths[:place]:
+                    damaged.unlink()
+                return int(path.stem.removeprefix("step-")), values
         if paths:
             raise InputError(
                 f"{self._directory}: expected a checkpoint of this run, received "

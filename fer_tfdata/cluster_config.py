@@ -1,6 +1,6 @@
 """Which processes train together, and which of them this one is.
 
-Apart from `distribution`, so that a program can define its flags without importing a backend.
+Apart from `cluster`, so that a program can define its flags without importing a backend.
 """
 
 import dataclasses

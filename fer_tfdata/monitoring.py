@@ -23,6 +23,8 @@ from fer_tfdata.evaluation import Predictions, compute_metrics, worst_mistakes
 _log = logging.getLogger(__name__)
 
 HParam = bool | int | float | str
+_ImagesAt = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.uint8]]
+_Embed = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
 _BATCH_IMAGES: Final = 32
 _MISTAKES: Final = 16
@@ -253,21 +255,21 @@ def embeddings(model: keras.Model, images: npt.NDArray[np.uint8]) -> npt.NDArray
 def write_results(
     log_dir: Path,
     predictions: Predictions,
-    images: npt.NDArray[np.uint8],
-    embeddings: npt.NDArray[np.float32],
+    images_at: _ImagesAt,
+    embed: _Embed,
     expressions: Sequence[str],
 ) -> None:
     """Writes what the chosen weights make of the validation split, in place of what stood there.
 
     These are its accuracy and macro F1, its confusion matrix, the worst mistakes, an expression's
     precision and recall by threshold, and for the projector the embeddings of at most 2,000
-    examples, evenly spaced.
+    examples, evenly spaced.  Of the images no more are asked for than are shown.
 
     Args:
       log_dir: the training's.
       predictions: of n examples.
-      images: uint8 [n, height, width, 1 or 3].
-      embeddings: float32 [n, features].
+      images_at: returns the images at some of their places, uint8 [m, height, width, 1 or 3].
+      embed: returns the embeddings of images, float32 [m, features].
       expressions: in order.
 
     Raises:
@@ -280,15 +282,17 @@ def write_results(
             tf.summary.scalar("val_accuracy", metrics["accuracy"])
             tf.summary.scalar("macro_f1", metrics["macro_f1"])
             _write_picture("confusion_matrix", lambda path: figures.confusion_matrix(metrics, path))
-            _write_mistakes(predictions, images, expressions)
+            _write_mistakes(predictions, images_at, expressions)
             _write_pr_curves(predictions, expressions)
         writer.close()
-        _write_projector(directory, predictions, images, embeddings, expressions)
+        _write_projector(directory, predictions, images_at, embed, expressions)
         publish()
 
 
 def _write_mistakes(
-    predictions: Predictions, images: npt.NDArray[np.uint8], expressions: Sequence[str]
+    predictions: Predictions,
+    images_at: _ImagesAt,
+    expressions: Sequence[str],
 ) -> None:
     places = worst_mistakes(predictions)[:_MISTAKES]
     if not len(places):
@@ -296,7 +300,7 @@ def _write_mistakes(
     _write_picture(
         "worst_mistakes",
         lambda path: figures.mistakes(
-            images[places],
+            images_at(places),
             predictions.labels[places],
             predictions.probabilities[places],
             [f"row {row}" for row in predictions.rows[places]],
@@ -317,14 +321,15 @@ def _write_pr_curves(predictions: Predictions, expressions: Sequence[str]) -> No
 def _write_projector(
     directory: Path,
     predictions: Predictions,
-    images: npt.NDArray[np.uint8],
-    embeddings: npt.NDArray[np.float32],
+    images_at: _ImagesAt,
+    embed: _Embed,
     expressions: Sequence[str],
 ) -> None:
-    total = len(embeddings)
-    places = np.linspace(0, total - 1, min(total, _PROJECTED)).round().astype(int)
+    total = len(predictions.labels)
+    places = np.linspace(0, total - 1, min(total, _PROJECTED)).round().astype(np.int64)
+    images = images_at(places)
     # As text: the projector first tries to read any file so.
-    np.savetxt(directory / "embeddings.tsv", embeddings[places], fmt="%.6g", delimiter="\t")
+    np.savetxt(directory / "embeddings.tsv", embed(images), fmt="%.6g", delimiter="\t")
 
     lines = ["truth\tanswer\tright\tprobability\trow"]
     for place in places:
@@ -338,7 +343,7 @@ def _write_projector(
     (directory / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     side = min(images.shape[1], _SPRITE_SIDE)
-    _sprite(images[places], side).save(directory / "sprite.png")
+    _sprite(images, side).save(directory / "sprite.png")
 
     config = projector.ProjectorConfig()
     info = config.embeddings.add()

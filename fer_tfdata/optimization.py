@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from fer_tfdata.errors import InputError
 from fer_tfdata.train_config import TrainConfig
 
 # What weight decay leaves alone: it is to bound a layer's gain, which these do not make.
@@ -21,6 +22,9 @@ def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> keras.optimize
     Args:
       config: what to train.
       steps_per_epoch: what the schedule is stretched over.
+
+    Raises:
+      InputError: as `learning_rate`.
     """
     options: dict[str, Any] = {
         "learning_rate": learning_rate(config, steps_per_epoch),
@@ -39,13 +43,24 @@ def build_optimizer(config: TrainConfig, steps_per_epoch: int) -> keras.optimize
 
 
 def learning_rate(config: TrainConfig, steps_per_epoch: int) -> Any:
-    """Returns the rate, or its schedule: a linear warm-up, then half a cosine down to zero."""
+    """Returns the rate, or its schedule: a linear warm-up, then half a cosine down to zero.
+
+    Raises:
+      InputError: the warm-up takes all steps.
+    """
     if config.schedule == "plateau":
         return config.learning_rate
     warmup_steps = round(config.warmup_epochs * steps_per_epoch)
+    decay_steps = config.epochs * steps_per_epoch - warmup_steps
+    if decay_steps < 1:
+        raise InputError(
+            "warmup_epochs: expected fewer steps than the training has, received "
+            f"{config.warmup_epochs:g} epochs of {steps_per_epoch} steps, which are all of them; "
+            "warm up for less"
+        )
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup_steps else config.learning_rate,
-        decay_steps=config.epochs * steps_per_epoch - warmup_steps,
+        decay_steps=decay_steps,
         warmup_target=config.learning_rate if warmup_steps else None,
         warmup_steps=warmup_steps,
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import signal
@@ -26,6 +27,7 @@ from fer_tfdata import (
     figures,
     labelling,
     monitoring,
+    optimization,
     pipeline,
     records,
     starting_weights,
@@ -68,8 +70,11 @@ def train(
     resume: bool = False,
     verify: bool = False,
     profile_steps: tuple[int, int] | None = None,
+    stop_asked: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Trains, and leaves the run directory complete.
+
+    Seeds the global generators of Python, NumPy and the backend: Keras's layers draw from them.
 
     Several processes (`cluster.joined`) all call this with the same configuration, but for the
     place of the data; the first one's run directory is the run's, and the others' are neither read
@@ -87,6 +92,8 @@ def train(
       verify: compares the shards' checksums before they are used.
       profile_steps: the first and the last step of this process to profile for TensorBoard,
         counted from 1.
+      stop_asked: asked after each step whether to save and stop, as SIGTERM has it stop; of several
+        processes SIGTERM alone does.
 
     Returns:
       The content of `metrics.json`.
@@ -97,7 +104,7 @@ def train(
         configuration, the precision does not suit the device, the backend cannot do what is asked
         for, or the disk is full; or another process has failed.
       NonFiniteLossError: the loss is NaN or infinite.
-      StoppedError: the process got SIGTERM, and has saved a checkpoint.
+      StoppedError: the process got SIGTERM, or a stop was asked for, and a checkpoint is saved.
     """
     with cluster.all_or_none():
         _check_backend(config, profile_steps)
@@ -128,7 +135,10 @@ def train(
 
         if cluster.from_first(enter):
             return cluster.from_first(lambda: _finished(run))
-        return _run(config, run, policy, train_split, validation_split, others, profile_steps)
+        with _stop_asked_by_sigterm(stop_asked) as stop:
+            return _run(
+                config, run, policy, train_split, validation_split, others, profile_steps, stop
+            )
 
 
 def _finished(run: RunDirectory) -> dict[str, Any]:
@@ -171,12 +181,13 @@ def _check_data(
     """Checks that there is what the training and its validation need.
 
     Raises:
-      InputError: the labels are not there, there is not one full batch, the network does not take
-        the images, or there is no data service.
+      InputError: the labels are not there, there is not one full batch, the warm-up takes all
+        steps, the network does not take the images, or there is no data service.
     """
     if config.data_service is not None:
         data_service.check_reachable(config.data_service)
-    pipeline.steps_per_epoch(train_split, config.batch_size, config.labels)
+    steps = pipeline.steps_per_epoch(train_split, config.batch_size, config.labels)
+    optimization.learning_rate(config, steps)
     build_network(config, train_split.schema, any_size=config.changes_size)
     num_classes = len(labelling.class_names(train_split.schema, config.labels))
     measured = evaluation.choose_labels(num_classes, validation_split.schema)
@@ -245,11 +256,9 @@ def _run(
     validation_split: records.Split,
     others: _OtherModels,
     profile_steps: tuple[int, int] | None,
+    stop_asked: Callable[[int], bool],
 ) -> dict[str, Any]:
-    with (
-        _errors_explained(run, train_split, validation_split),
-        _stop_asked_by_sigterm() as stop_asked,
-    ):
+    with _errors_explained(run, train_split, validation_split):
         with distribution.data_parallel():
             session = _begin(config, run, policy, train_split, others)
             _fit(session, validation_split, stop_asked, profile_steps)
@@ -439,8 +448,12 @@ def _as_seen(
 
 
 @contextlib.contextmanager
-def _stop_asked_by_sigterm() -> Iterator[Callable[[int], bool]]:
+def _stop_asked_by_sigterm(
+    otherwise_asked: Callable[[], bool],
+) -> Iterator[Callable[[int], bool]]:
     """Yields whether SIGTERM came before a step; a second one ends the process as it always would.
+
+    Or whether a stop was asked for otherwise.
 
     Where none follows, what asks when all steps are done gets the answer too.
 
@@ -451,7 +464,7 @@ def _stop_asked_by_sigterm() -> Iterator[Callable[[int], bool]]:
         yield cluster.stop_agreed_on
         return
     if threading.current_thread() is not threading.main_thread():  # where no signal arrives
-        yield lambda step: False
+        yield lambda step: otherwise_asked()
         return
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -463,7 +476,7 @@ def _stop_asked_by_sigterm() -> Iterator[Callable[[int], bool]]:
 
     before = signal.signal(signal.SIGTERM, note)
     try:
-        yield lambda step: asked
+        yield lambda step: asked or otherwise_asked()
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -529,13 +542,23 @@ def _draw(
 ) -> None:
     """Draws what can be drawn: a picture is not worth losing a training for."""
 
-    def write_results(log_dir: Path) -> None:
+    def images_at(places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         batches = pipeline.eval_dataset(
             split, labels=answers.labels, batch_size=_EVAL_BATCH, fields=("image",)
         )
-        images = np.concatenate([images.numpy() for (images,) in batches])
-        vectors = monitoring.embeddings(model, images)
-        monitoring.write_results(log_dir, answers.predictions, images, vectors, answers.expressions)
+        kept: dict[int, npt.NDArray[np.uint8]] = {}
+        start = 0
+        for (images,) in batches:
+            within = places[(places >= start) & (places < start + len(images))]
+            kept.update((place, images[place - start].numpy()) for place in within.tolist())
+            start += len(images)
+        return np.stack([kept[place] for place in places.tolist()])
+
+    def write_results(log_dir: Path) -> None:
+        embed = functools.partial(monitoring.embeddings, model)
+        monitoring.write_results(
+            log_dir, answers.predictions, images_at, embed, answers.expressions
+        )
 
     pictures: Mapping[Path, Callable[[Path], None]] = {
         run.figures / "learning_curves.png": lambda path: figures.learning_curves(

@@ -10,7 +10,6 @@ import scipy.special
 from fer_tfdata import ferplus
 from fer_tfdata.expressions import NO_LABEL
 
-
 # Shares are float32, and those of ten votes a twentieth or more from a half that they are not.
 _ROUNDING: Final = 1e-3
 

@@ -125,9 +125,24 @@ def test_a_damaged_newest_one_is_left_for_the_one_before(tmp_path, caplog, model
         assert checkpoints.restore() == 1
     assert f"{newest} is damaged" in caplog.text
     assert_same_state(state(model), before)
-    damage(tmp_path / "step-000000001.npz")
+    assert not newest.exists()
+    checkpoints.save(3)
+    assert len(list(tmp_path.iterdir())) == 2
+    for path in tmp_path.iterdir():
+        damage(path)
     with pytest.raises(InputError, match="received 2 that cannot be read; start a new run"):
         checkpoints.restore()
+
+
+def test_one_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(tmp_path, model) -> None:
+    checkpoints = Checkpoints(tmp_path, model)
+    checkpoints.save(1)
+    newest = tmp_path / "step-000000002.npz"
+    newest.mkdir()  # the system refuses to read it, whoever asks
+    with pytest.raises(InputError, match=f"{newest}: could not be read .*delete it to go on"):
+        checkpoints.restore()
+    newest.rmdir()
+    assert checkpoints.restore() == 1
 
 
 def test_a_checkpoint_of_another_network_is_no_checkpoint_of_this_one(tmp_path: Path) -> None:

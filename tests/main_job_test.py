@@ -1,6 +1,7 @@
 """The main job through the programs themselves, as a newcomer runs it."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -57,7 +58,10 @@ def test_the_quickstart_runs_twice_and_says_what_its_figures_are_worth(tmp_path:
         result = run("quickstart", f"--work_dir={tmp_path / 'work'}")
         assert "no measure of anything" in " ".join(result.stdout.split())
         assert "tensorboard" in result.stdout
-        assert "make quickstart CSV=" in result.stdout
+        commands = result.stdout.partition("Next:")[2].strip().splitlines()
+        assert [shlex.split(command)[2] for command in commands] == [
+            *("tensorboard.main", "tools.predict", "tools.quickstart"),
+        ]
 
 
 @pytest.mark.slow

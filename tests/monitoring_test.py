@@ -95,8 +95,8 @@ def run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     monitoring.write_results(
         log_dir,
         predictions_of_distinct_images(np.asarray(probabilities, np.float64), labels),
-        images,
-        monitoring.embeddings(model, images),
+        images.__getitem__,
+        functools.partial(monitoring.embeddings, model),
         EXPRESSIONS,
     )
     return log_dir
@@ -135,10 +135,16 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Predictions, n
     """The results of more examples than the projector takes; each image has its gray."""
     log_dir = tmp_path_factory.mktemp("many")
     predictions = made_up(2500)
-    grays = (np.arange(2500) % 251).astype(np.uint8)
+    places = np.arange(2500)
+    grays = (places % 251).astype(np.uint8)
     images = np.tile(grays[:, None, None, None], (1, 8, 8, 1))
+    images[:, 0, 0, 0] = places // 251
     embeddings = np.random.default_rng(1).normal(size=(2500, 5)).astype(np.float32)
-    monitoring.write_results(log_dir, predictions, images, embeddings, EXPRESSIONS)
+
+    def embed(shown: np.ndarray) -> np.ndarray:
+        return embeddings[251 * shown[:, 0, 0, 0].astype(int) + shown[:, 3, 3, 0]]
+
+    monitoring.write_results(log_dir, predictions, images.__getitem__, embed, EXPRESSIONS)
     return log_dir / "chosen", predictions, grays
 
 
@@ -187,8 +193,10 @@ def test_labels_are_told_in_words() -> None:
 def test_without_mistakes_there_is_no_picture_of_them(tmp_path) -> None:
     labels = np.arange(7)
     predictions = predictions_of_distinct_images(np.eye(7), labels)
-    images = np.zeros((7, 8, 8, 3), np.uint8)
-    monitoring.write_results(tmp_path, predictions, images, np.eye(7, dtype="f4"), EXPRESSIONS)
+    images, embeddings = np.zeros((7, 8, 8, 3), np.uint8), np.eye(7, dtype="f4")
+    monitoring.write_results(
+        tmp_path, predictions, images.__getitem__, lambda _: embeddings, EXPRESSIONS
+    )
     tags = summaries(tmp_path / "chosen")
     assert "worst_mistakes" not in tags
     assert tags["val_accuracy"][0] == 1
@@ -247,7 +255,9 @@ def test_results_replace_those_that_stood_there(tmp_path) -> None:
     images, embeddings = np.zeros((10, 100, 100, 3), np.uint8), np.zeros((10, 2), np.float32)
     for seed in (0, 1):
         predictions = made_up(10, seed)
-        monitoring.write_results(tmp_path, predictions, images, embeddings, EXPRESSIONS)
+        monitoring.write_results(
+            tmp_path, predictions, images.__getitem__, lambda _: embeddings, EXPRESSIONS
+        )
     accuracy = evaluation.compute_metrics(predictions)["accuracy"]
     written = summaries(tmp_path / "chosen")["val_accuracy"]
     assert written[0] == pytest.approx(accuracy)

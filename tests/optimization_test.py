@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fer_tfdata import optimization
+from fer_tfdata.errors import InputError
 from fer_tfdata.models import BUILDERS
 from fer_tfdata.train_config import TrainConfig
 
@@ -36,6 +37,12 @@ def test_the_cosine_rises_peaks_and_falls_to_zero() -> None:
     for step in range(10, 51):
         expected = 0.2 * (1 + math.cos(math.pi * (step - 10) / 40))
         assert float(rate(step)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_warm_up_of_all_steps_is_refused() -> None:
+    choices = config(schedule="cosine", warmup_epochs=0.99, epochs=1)
+    with pytest.raises(InputError, match=r"received 0\.99 epochs of 20 steps, which are all"):
+        optimization.learning_rate(choices, steps_per_epoch=20)
 
 
 def test_without_warm_up_the_cosine_begins_at_its_peak() -> None:

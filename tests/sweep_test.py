@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -25,7 +26,9 @@ def trainings(monkeypatch) -> list[BaseException]:
     """How the next trainings end, which take no time: with an exception, or else an accuracy."""
     endings: list[BaseException] = []
 
-    def train(config: TrainConfig, run_dir: Path, *, resume: bool) -> dict[str, float]:
+    def train(
+        config: TrainConfig, run_dir: Path, *, resume: bool, stop_asked: Callable[[], bool]
+    ) -> dict[str, float]:
         if endings:
             raise endings.pop(0)
         return {"accuracy": 1 / (1 + 1000 * config.learning_rate)}
@@ -106,6 +109,21 @@ def test_a_stopped_search_says_how_to_go_on(trainings, run_main, tmp_path, capsy
     assert "validation accuracy" in capsys.readouterr().out
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+
+
+def test_a_search_does_not_mix_trials_that_cannot_be_compared(trainings, tmp_path) -> None:
+    sweep.search(BASE, tmp_path, 1)
+    with pytest.raises(InputError, match=r"begun with epochs 3 \(now 4\), so .* --sweep_dir"):
+        sweep.search(dataclasses.replace(BASE, epochs=4), tmp_path, 2)
+    assert len(sweep.search(BASE, tmp_path, 2).trials) == 2
+
+
+def test_a_stop_is_heeded_before_an_unfinished_trial_too(trainings, tmp_path) -> None:
+    trainings.append(callbacks.StoppedError(7))
+    with pytest.raises(callbacks.StoppedError):
+        sweep.search(BASE, tmp_path, 2)
+    (trial,) = sweep.search(BASE, tmp_path, 2, lambda: True).trials
+    assert trial.state.name == "RUNNING"
 
 
 def test_a_trial_changes_what_is_searched_and_nothing_else() -> None:

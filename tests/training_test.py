@@ -362,10 +362,17 @@ def test_a_full_disk_ends_with_what_to_do_and_the_run_goes_on(config, tmp_path) 
     assert training.train(config, run_dir, resume=True)["examples"] == 35
 
 
+def test_a_stop_may_be_asked_for(config, tmp_path) -> None:
+    with pytest.raises(StoppedError, match="stopped after step 1"):
+        training.train(config, tmp_path / "run", stop_asked=lambda: True)
+    assert training.train(config, tmp_path / "run", resume=True)["examples"] == 35
+
+
 @pytest.mark.parametrize(
     ("name", "started"),
     [
         ("threads", 99),
+        ("fer_tfdata", "0.0.1"),
         ("devices", ["CPU of another kind"]),
         ("onednn", not processor.takes_onednn()),
     ],

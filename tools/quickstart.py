@@ -7,6 +7,7 @@ Without --csv the faces are drawn, and the figures are no measure of anything bu
 """
 
 import dataclasses
+import shlex
 import shutil
 import sys
 import time
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _main_job(csv: Path, work: Path, steps: "_Steps", *, demo: bool) -> None:
-    from fer_tfdata import conversion, evaluation, named_models, records, training
+    from fer_tfdata import conversion, evaluation, named_models, records
 
     data_dir, run_dir = work / "data", work / "run"
     steps.do(
@@ -95,7 +96,7 @@ def _main_job(csv: Path, work: Path, steps: "_Steps", *, demo: bool) -> None:
         config = RECIPES[_RECIPE](str(data_dir))
     steps.do(
         f"train {config.model}, {config.epochs} epochs",
-        lambda: training.train(config, run_dir, resume=True),
+        lambda: _train(config, run_dir),
         lambda metrics: f"{metrics['accuracy']:.1%} of the validation images",
     )
     classifier = named_models.load(str(run_dir))
@@ -113,6 +114,18 @@ def _main_job(csv: Path, work: Path, steps: "_Steps", *, demo: bool) -> None:
         ),
     )
     steps.print_table(demo=demo)
+
+
+def _train(config: TrainConfig, run_dir: Path) -> dict[str, Any]:
+    from fer_tfdata import training
+
+    try:
+        return training.train(config, run_dir, resume=True)
+    except InputError as error:  # which speaks of the flags of `tools.train`
+        raise InputError(
+            f"{error} (of the quickstart, the same command continues and another --work_dir begins "
+            "anew)"
+        ) from error
 
 
 def _predict_one(classifier: Any, split: Any, image_file: Path) -> Any:
@@ -154,13 +167,18 @@ class _Steps:
 def _print_next_commands(work: Path, *, demo: bool) -> None:
     python = Path(sys.executable)
     shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    programs = str(__package__)  # `fer_tfdata.tools` where this is installed
+    run_dir, data_dir = work / "run", work / "data"
+    commands = [
+        ["tensorboard.main", f"--logdir={run_dir / 'tensorboard'}"],
+        [f"{programs}.predict", f"--model={run_dir}", "--input=PHOTO.jpg", "--output_dir=out"],
+        [f"{programs}.quickstart", "--csv=path/to/fer2013.csv"]
+        if demo
+        else [f"{programs}.evaluate", f"--model={run_dir}", f"--data_dir={data_dir}"],
+    ]
     print("\nNext:")
-    print(f"  {shown} -m tensorboard.main --logdir {work / 'run' / 'tensorboard'}")
-    print(f"  {shown} -m tools.predict --model={work / 'run'} --input=PHOTO.jpg --output_dir=out")
-    if demo:
-        print("  make quickstart CSV=path/to/fer2013.csv    # the real thing")
-    else:
-        print(f"  {shown} -m tools.evaluate --model={work / 'run'} --data_dir={work / 'data'}")
+    for command in commands:
+        print(f"  {shlex.join([str(shown), '-m', *command])}")
 
 
 def run() -> None:
