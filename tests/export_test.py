@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
 import sys
@@ -302,6 +304,18 @@ def test_what_a_format_cannot_hold_is_said_in_one_line(
         exports.write(unknown, tmp_path / "exports", demo_data_dir, name)
     assert len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "exports").exists()
+
+
+def test_a_full_disk_is_no_fault_of_the_model(
+    source, demo_data_dir, tmp_path, monkeypatch
+) -> None:
+    def full(servable) -> bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(export, "_onnx", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        exports.write(source, tmp_path / "new", demo_data_dir, "onnx")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("module", ["tf2onnx", "onnxruntime"])
