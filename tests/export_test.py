@@ -306,9 +306,7 @@ def test_what_a_format_cannot_hold_is_said_in_one_line(
     assert not (tmp_path / "exports").exists()
 
 
-def test_a_full_disk_is_no_fault_of_the_model(
-    source, demo_data_dir, tmp_path, monkeypatch
-) -> None:
+def test_a_full_disk_is_no_fault_of_the_model(source, demo_data_dir, tmp_path, monkeypatch) -> None:
     def full(servable) -> bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
