@@ -114,6 +114,7 @@ def compute_metrics(
     *,
     expressions: Sequence[str] = EXPRESSIONS,
     leaked_rows: frozenset[int] = frozenset(),
+    near_leaked_rows: frozenset[int] = frozenset(),
 ) -> dict[str, Any]:
     """Returns the figures of `metrics.json` that follow from the predictions alone.
 
@@ -128,10 +129,11 @@ def compute_metrics(
       leaked_rows: rows whose image also stands in the training split.  `leak_free` has the figures
         without them, and is None where there is no other image; `accuracy_leak_free` and
         `examples_leak_free` repeat two of them.
+      near_leaked_rows: rows of which a near-duplicate does.  `near_leak_free` has the figures
+        without these and those.
     """
     labels, chosen = predictions.labels, predictions.chosen
-    kept = predictions.without(leaked_rows)
-    leak_free = _headline(predictions.only(kept)) if kept.any() else None
+    leak_free = _headline_without(predictions, leaked_rows)
     classes = np.arange(len(expressions))
     precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(
         labels, chosen, labels=classes, zero_division=0.0
@@ -151,9 +153,15 @@ def compute_metrics(
             labels, chosen, labels=classes
         ).tolist(),
         "accuracy_leak_free": None if leak_free is None else leak_free["accuracy"],
-        "examples_leak_free": int(kept.sum()),
+        "examples_leak_free": 0 if leak_free is None else leak_free["examples"],
         "leak_free": leak_free,
+        "near_leak_free": _headline_without(predictions, leaked_rows | near_leaked_rows),
     }
+
+
+def _headline_without(predictions: Predictions, rows: frozenset[int]) -> dict[str, Any] | None:
+    kept = predictions.without(rows)
+    return _headline(predictions.only(kept)) if kept.any() else None
 
 
 def _headline(predictions: Predictions) -> dict[str, Any]:
@@ -349,6 +357,7 @@ def metrics_of(
             answers.predictions,
             expressions=answers.expressions,
             leaked_rows=split.leaked_rows,
+            near_leaked_rows=split.near_leaked_rows,
         ),
         "tta": answers.tta,
         "model": model_name,

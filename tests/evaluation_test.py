@@ -79,6 +79,18 @@ def test_leaked_images_are_left_out_of_the_leak_free_figures() -> None:
     assert all_leaked["leak_free"] is None
 
 
+def test_near_leaked_images_are_left_out_beside_the_leaked_ones() -> None:
+    some = predictions([0, 0, 3, 3, 1], [0, 1, 3, 3, 2])
+    leaked, near = frozenset({0, 2}), frozenset({1, 77})
+    metrics = evaluation.compute_metrics(some, leaked_rows=leaked, near_leaked_rows=near)
+    both = evaluation.compute_metrics(some, leaked_rows=leaked | near)["leak_free"]
+    assert metrics["near_leak_free"] == both
+    assert both["examples"] == 2
+    assert metrics["leak_free"]["examples"] == 3
+    none_left = evaluation.compute_metrics(some, near_leaked_rows=frozenset(range(5)))
+    assert none_left["near_leak_free"] is None
+
+
 @pytest.mark.parametrize("leaked", [frozenset(), frozenset(range(0, 300, 3))])
 def test_the_figures_of_a_resample_are_those_of_the_metrics(leaked) -> None:
     some = random_predictions(300)
