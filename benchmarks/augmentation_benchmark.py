@@ -255,8 +255,12 @@ def _fitting(
         augment_on=augment_on,
     )
     model = training_model.build_training_model(config, policy, split.schema, steps_per_epoch=steps)
-    batches = training_batches.train_batches(config, split, model, start_step=0)
-    return lambda: measure.train_epoch(model, batches, steps).seconds / steps
+
+    def train() -> float:
+        batches = training_batches.train_batches(config, split, model, start_step=0)
+        return measure.train_epoch(model, batches, steps).seconds / steps
+
+    return train
 
 
 def _print_report(content: Mapping[str, Any]) -> None:

@@ -11,7 +11,6 @@ searched stands in `suggest`; copy this file and change it.
 """
 
 import dataclasses
-import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -148,12 +147,14 @@ def search(
 
 def _check_base(study: optuna.Study, base: TrainConfig) -> None:
     """Notes what all trials of a study have in common, or checks that it is what was noted."""
-    common = json.loads(json.dumps(dataclasses.asdict(base)))
-    begun = study.user_attrs.get(_BASE, common)
+    from fer_tfdata import bookkeeping
+
+    common = {**bookkeeping.hyperparameters(base), "the data's checksum": _checksum(base.data_dir)}
+    begun = study.user_attrs.get(_BASE, {})
     changed = [
-        f"{name} {begun.get(name)!r} (now {value!r})"
+        f"{name} {begun[name]!r} (now {value!r})"
         for name, value in common.items()
-        if begun.get(name) != value
+        if name in begun and begun[name] != value  # what is not in it had no name yet
     ]
     if changed:
         raise InputError(
@@ -161,6 +162,12 @@ def _check_base(study: optuna.Study, base: TrainConfig) -> None:
             "trials could not be compared; choose another --sweep_dir"
         )
     study.set_user_attr(_BASE, common)
+
+
+def _checksum(data_dir: str) -> str:
+    from fer_tfdata import records
+
+    return records.open_split(Path(data_dir), "train").manifest_sha256
 
 
 def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
@@ -177,11 +184,6 @@ def main(argv: Sequence[str]) -> None:
     """Searches, and prints the best trial."""
     del argv
     values = flags.FLAGS
-    command_line.import_tensorflow_quietly()
-    from fer_tfdata import callbacks
-
-    base = shortened(RECIPES[values.recipe](values.data_dir), values.epochs)
-    sweep_dir = Path(values.sweep_dir)
     asked = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -189,13 +191,19 @@ def main(argv: Sequence[str]) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it as it always would
 
     signal.signal(signal.SIGTERM, note)
+    command_line.import_tensorflow_quietly()
+    from fer_tfdata import callbacks
+
+    base = shortened(RECIPES[values.recipe](values.data_dir), values.epochs)
+    sweep_dir = Path(values.sweep_dir)
     try:
         study = search(base, sweep_dir, values.trials, lambda: bool(asked))
     except callbacks.StoppedError as stopped:
         print(f"{sweep_dir}: {stopped} of a trial; continue with the same command")
         return
-    if (begun := len(study.trials)) < values.trials:
-        print(f"{sweep_dir}: stopped after {begun} trials; continue with the same command")
+    ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.FAIL))
+    if len(ended) < values.trials:
+        print(f"{sweep_dir}: stopped after {len(ended)} trials; continue with the same command")
         return
     if not study.get_trials(states=(TrialState.COMPLETE,)):
         raise InputError(

@@ -123,9 +123,12 @@ class Checkpoints:
                 values = self._read(path)
             except _DAMAGE as error:
                 if isinstance(error, OSError) and error.errno not in _ERRORS_OF_DAMAGE:
+                    instead = (
+                        ", or delete it to go on from the one before" if paths[place + 1 :] else ""
+                    )
                     raise InputError(
                         f"{path}: could not be read ({error.strerror}); continue with --resume "
-                        "once it can be, or delete it to go on from the one before"
+                        f"once it can be{instead}"
                     ) from error
                 _log.warning("%s is damaged (%s); trying the one before", path, error)
             else:

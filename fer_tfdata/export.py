@@ -241,8 +241,10 @@ def _write(
     except InputError:
         raise
     except Exception as error:  # which ones a converter raises, nobody says
-        if atomic.lack_of_room(error) is not None:
-            raise
+        if (lack := atomic.lack_of_room(error)) is not None:
+            raise InputError(
+                f"{source.name}: its export could not be written ({lack}); make room"
+            ) from error
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
             f"{source.name}: expected a model that can be converted to {format}, received one that "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from fer_tfdata.errors import InputError
-from fer_tfdata.run_directory import RunDirectory
+from fer_tfdata.run_directory import run_of
 
 ENSEMBLE: Final = "ensemble"
 """What the average of several models is called."""
@@ -44,8 +44,8 @@ def of(names: Sequence[str]) -> dict[str, str]:
 def _place(name: str) -> Path:
     """Returns what a path comes to; of a run's model, the run."""
     path = Path(name).resolve()
-    run = RunDirectory(path.parent)
-    return run.root if path == run.model else path
+    run = run_of(path)
+    return path if run is None else run.root
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from fer_tfdata import exported, pretrained, run_directory
 from fer_tfdata.classifier import Classifier, KerasClassifier
 from fer_tfdata.errors import InputError
-from fer_tfdata.run_directory import ModelForm, RunDirectory
+from fer_tfdata.run_directory import ModelForm
 
 if TYPE_CHECKING:
     import keras
@@ -131,7 +131,8 @@ def _origin(name: str) -> tuple[str, str | None]:
     path = run_directory.find_model(Path(name))
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return sha256, _manifest_sha256(RunDirectory(path.parent).environment)
+    run = run_directory.run_of(path)
+    return sha256, None if run is None else _manifest_sha256(run.environment)
 
 
 def _manifest_sha256(environment: Path) -> str | None:

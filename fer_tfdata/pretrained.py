@@ -60,13 +60,17 @@ def replacing(directory: Path) -> Iterator[Path]:
       InputError: there is something else than a packed model in that place, or it cannot be
         written to.
     """
+    directory = directory.resolve()
     others = [path.name for path in _entries(directory) if path.name not in _FILES]
     if others:
         raise InputError(
             f"{directory}: expected a packed model to replace, or nothing, received {others[0]}; "
             "name another directory"
         )
-    with atomic.exclusive_directory(directory) as (work, publish):
+    with (
+        atomic.removing_empty_parents(directory),
+        atomic.exclusive_directory(directory) as (work, publish),
+    ):
         yield work
         for path in [*work.iterdir(), work]:
             atomic.sync(path)

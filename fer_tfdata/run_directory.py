@@ -87,6 +87,12 @@ def find_model(path: Path) -> Path:
     raise InputError(f"{path}: expected a run directory or a .keras file, received {received}")
 
 
+def run_of(file: Path) -> RunDirectory | None:
+    """Returns the run whose model a file is; None of one that has not the place of a run's."""
+    run = RunDirectory(file.parent)
+    return run if file == run.model else None
+
+
 def trained_on(path: Path) -> list[str] | None:
     """Returns the splits that a run's weights were trained on; None where no run says so.
 
@@ -96,9 +102,10 @@ def trained_on(path: Path) -> list[str] | None:
     Raises:
       InputError: there is no model.
     """
-    metrics = RunDirectory(find_model(path).parent).metrics
+    if (run := run_of(find_model(path))) is None:
+        return None
     try:
-        content = json.loads(metrics.read_text(encoding="utf-8"))
+        content = json.loads(run.metrics.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     splits: list[str] | None = content.get("trained_on") if isinstance(content, dict) else None

@@ -34,8 +34,8 @@ _MATROSKA: Final = "matroska,webm"
 _TELLING_LENGTH: Final = (_MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2")
 _MISSING_SECONDS: Final = 0.5  # the header's length may be rounded
 _USUAL_RATE: Final = Fraction(25)  # frames a second, where nothing tells
-# A time stamp that is further back begins a count of its own: the second of two files that were
-# joined.  Less is what some encoders get wrong.
+# Time stamps that are further back, two in a row, begin a count of their own: that of the second of
+# two files that were joined.  Less, or one alone, is what some encoders get wrong.
 _JUMP_BACK: Final = Fraction(1, 2)
 
 # Fine enough for any video's time stamps; what FFmpeg itself counts in.
@@ -224,7 +224,8 @@ class _Clock:
         self._time_base = stream.time_base  # the frames that a decoder held back have none
         self._interval = 1 / (stream.average_rate or _USUAL_RATE)
         self._last: Fraction | None = None
-        self._shift = Fraction(0)  # of the time stamps since they last jumped back
+        self._shift = Fraction(0)  # of the time stamps since they last began anew
+        self._jumped = False
         self.start: Fraction | None = None
 
     def time(self, decoded: Any) -> Fraction:
@@ -234,9 +235,12 @@ class _Clock:
         if self._last is None:
             self._last = self.start = stamp
         elif self._last - stamp > _JUMP_BACK:
-            self._shift += following - stamp
+            if self._jumped:  # a second time: it was no stray one
+                self._shift += following - stamp
+            self._jumped = not self._jumped
             self._last = following
         else:
+            self._jumped = False
             self._last = max(self._last, stamp)
         return self._last - (self.start or 0)
 

@@ -87,7 +87,9 @@ def test_a_camera_that_is_stopped_ends_without_an_error(recording: Path) -> None
 def test_a_camera_is_let_go_when_nobody_looks_any_more(recording: Path) -> None:
     capture = RecordedCamera(recording, again=True)
     with Camera(capture, "camera:0") as source:
-        next(source.frames())
+        frames = source.frames()
+        next(frames)
+        assert not capture.released.is_set()
     assert capture.released.is_set()
     capture = RecordedCamera(recording, again=True)
     frames = Camera(capture, "camera:0").frames()

@@ -213,7 +213,7 @@ def test_metrics_have_the_fields_of_the_contract(demo_data_dir) -> None:
     assert set(metrics) == {
         *("split", "examples", "accuracy", "accuracy_ci95", "macro_f1", "nll", "ece"),
         *("per_expression", "confusion_matrix", "accuracy_leak_free", "examples_leak_free"),
-        *("leak_free", "labels", "tta", "model", "manifest_sha256"),
+        *("leak_free", "near_leak_free", "labels", "tta", "model", "manifest_sha256"),
     }
     assert (metrics["examples"], metrics["labels"]) == (35, "fer2013")
     assert (metrics["split"], metrics["tta"], metrics["model"]) == ("test", "none", "m")

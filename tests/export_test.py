@@ -306,13 +306,22 @@ def test_what_a_format_cannot_hold_is_said_in_one_line(
     assert not (tmp_path / "exports").exists()
 
 
-def test_a_full_disk_is_no_fault_of_the_model(source, demo_data_dir, tmp_path, monkeypatch) -> None:
-    def full(servable) -> bytes:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        tf.errors.ResourceExhaustedError(None, None, f"shard; {os.strerror(errno.ENOSPC)}"),
+    ],
+)
+def test_a_full_disk_is_no_fault_of_the_model(
+    source, demo_data_dir, tmp_path, monkeypatch, error
+) -> None:
+    def full(*arguments) -> None:
+        raise error
 
-    monkeypatch.setattr(export, "_onnx", full)
-    with pytest.raises(OSError, match="No space left on device"):
-        exports.write(source, tmp_path / "new", demo_data_dir, "onnx")
+    monkeypatch.setattr(export, "_save", full)
+    with pytest.raises(InputError, match=r"not be written \(No space left on device\); make room"):
+        exports.write(source, tmp_path / "new", demo_data_dir, "saved_model")
     assert not (tmp_path / "new").exists()
 
 

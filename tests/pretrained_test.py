@@ -12,6 +12,7 @@ from fer_tfdata.expressions import EXPRESSIONS
 from fer_tfdata.prediction import Predictor
 from fer_tfdata.run_directory import load_model
 from fer_tfdata.train_config import TrainConfig
+from tools import pack_model
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -99,6 +100,19 @@ def test_a_packed_model_is_replaced_once_all_has_gone_well(packed, small_run) ->
         pretrained.describe(work, {"none": {"accuracy": 0.5}})
     assert pretrained.read_description(packed)["metrics"] == {"none": {"accuracy": 0.5}}
     assert [path.name for path in packed.parent.iterdir()] == [packed.name]
+
+
+def test_what_cannot_be_packed_leaves_nothing(run_main, small_run, demo_data_dir, tmp_path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(small_run, run_dir)
+    (run_dir / "metrics.json").unlink()
+    with pytest.raises(InputError, match="expected a finished run, received none"):
+        run_main(
+            pack_model,
+            *(f"--run_dir={run_dir}", f"--data_dir={demo_data_dir}"),
+            f"--output_dir={tmp_path / 'new' / 'packed'}",
+        )
+    assert list(tmp_path.iterdir()) == [run_dir]
 
 
 def test_nothing_but_a_packed_model_is_replaced(packed, tmp_path) -> None:

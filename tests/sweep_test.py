@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from examples import sweep
-from fer_tfdata import callbacks, training
+from fer_tfdata import callbacks, command_line, training
 from fer_tfdata.errors import InputError
 from fer_tfdata.recipes import RECIPES
 from fer_tfdata.train_config import TrainConfig
@@ -34,6 +34,7 @@ def trainings(monkeypatch) -> list[BaseException]:
         return {"accuracy": 1 / (1 + 1000 * config.learning_rate)}
 
     monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(sweep, "_checksum", lambda data_dir: f"that of {data_dir}")
     return endings
 
 
@@ -115,6 +116,8 @@ def test_a_search_does_not_mix_trials_that_cannot_be_compared(trainings, tmp_pat
     sweep.search(BASE, tmp_path, 1)
     with pytest.raises(InputError, match=r"begun with epochs 3 \(now 4\), so .* --sweep_dir"):
         sweep.search(dataclasses.replace(BASE, epochs=4), tmp_path, 2)
+    with pytest.raises(InputError, match=r"checksum 'that of data' .now 'that of other'"):
+        sweep.search(dataclasses.replace(BASE, data_dir="other"), tmp_path, 2)
     assert len(sweep.search(BASE, tmp_path, 2).trials) == 2
 
 
@@ -124,6 +127,21 @@ def test_a_stop_is_heeded_before_an_unfinished_trial_too(trainings, tmp_path) ->
         sweep.search(BASE, tmp_path, 2)
     (trial,) = sweep.search(BASE, tmp_path, 2, lambda: True).trials
     assert trial.state.name == "RUNNING"
+
+
+def test_a_search_that_is_stopped_before_its_last_trial_is_not_over(
+    trainings, run_main, tmp_path, capsys, monkeypatch
+) -> None:
+    command = [sweep, "--data_dir=data", f"--sweep_dir={tmp_path}", "--trials=1"]
+    trainings.append(callbacks.StoppedError(7))
+    run_main(*command)
+    capsys.readouterr()
+    # As soon as it begins.
+    monkeypatch.setattr(
+        command_line, "import_tensorflow_quietly", lambda: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    run_main(*command)
+    assert "stopped after 0 trials; continue with the same command" in capsys.readouterr().out
 
 
 def test_a_trial_changes_what_is_searched_and_nothing_else() -> None:

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -66,6 +67,20 @@ def test_time_stamps_are_the_files(tmp_path: Path) -> None:
     frames, error = collect(path)
     assert error is None
     assert [frame.time for frame in frames] == [time - times[0] for time in times]
+
+
+@pytest.mark.parametrize(
+    ("stamps", "times"),
+    [
+        ([0, 1, 2, 3, 0, 5, 6], [0, 1, 2, 3, 4, 5, 6]),  # one of them is wrong
+        ([0, 2, 1, 4, 3, 6, 5, 8], [0, 2, 3, 4, 5, 6, 7, 8]),  # in the order of decoding
+        ([7, 8, 9, 0, 1, 2, 0, 1], [0, 1, 2, 3, 4, 5, 6, 7]),  # three parts
+        ([0, None, 2, 2, 3], [0, 1, 2, 2, 3]),
+    ],
+)
+def test_time_goes_on_whatever_the_stamps(stamps: list[int | None], times: list[int]) -> None:
+    clock = video._Clock(SimpleNamespace(time_base=Fraction(1), average_rate=Fraction(1)))
+    assert [clock.time(SimpleNamespace(pts=stamp)) for stamp in stamps] == times
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".webm", ".mp4", ".mov"])

@@ -96,7 +96,7 @@ def _main_job(csv: Path, work: Path, steps: "_Steps", *, demo: bool) -> None:
         config = RECIPES[_RECIPE](str(data_dir))
     steps.do(
         f"train {config.model}, {config.epochs} epochs",
-        lambda: _train(config, run_dir),
+        lambda: _train(config, run_dir, demo=demo),
         lambda metrics: f"{metrics['accuracy']:.1%} of the validation images",
     )
     classifier = named_models.load(str(run_dir))
@@ -116,16 +116,16 @@ def _main_job(csv: Path, work: Path, steps: "_Steps", *, demo: bool) -> None:
     steps.print_table(demo=demo)
 
 
-def _train(config: TrainConfig, run_dir: Path) -> dict[str, Any]:
-    from fer_tfdata import training
+def _train(config: TrainConfig, run_dir: Path, *, demo: bool) -> dict[str, Any]:
+    from fer_tfdata import callbacks, training
 
     try:
         return training.train(config, run_dir, resume=True)
+    except callbacks.NonFiniteLossError:  # which the same command would meet again
+        raise
     except InputError as error:  # which speaks of the flags of `tools.train`
-        raise InputError(
-            f"{error} (of the quickstart, the same command continues and another --work_dir begins "
-            "anew)"
-        ) from error
+        does = "begins anew" if demo else "continues, and another --work_dir begins anew"
+        raise InputError(f"{error} (of the quickstart, the same command {does})") from error
 
 
 def _predict_one(classifier: Any, split: Any, image_file: Path) -> Any:
@@ -167,7 +167,7 @@ class _Steps:
 def _print_next_commands(work: Path, *, demo: bool) -> None:
     python = Path(sys.executable)
     shown = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-    programs = str(__package__)  # `fer_tfdata.tools` where this is installed
+    programs = __package__ or "tools"  # `fer_tfdata.tools` where this is installed
     run_dir, data_dir = work / "run", work / "data"
     commands = [
         ["tensorboard.main", f"--logdir={run_dir / 'tensorboard'}"],
