@@ -2,6 +2,7 @@ import pytest
 
 from fer_tfdata import exported
 from fer_tfdata.errors import InputError
+from tests import exports
 from tools import export_model
 
 
@@ -36,6 +37,12 @@ def test_it_prints_how_well_the_export_agrees_and_nothing_else(run_program, smal
     assert exported.load(path).metadata == exported.load(small_exports.paths["int8"]).metadata
 
 
-def test_what_does_not_go_together_is_refused(run_program) -> None:
+def test_what_does_not_go_together_is_refused(run_main, demo_data_dir, tmp_path) -> None:
+    model = exports.named(tmp_path / "run", exports.small_model())
     with pytest.raises(InputError, match="quantize: expected none for onnx"):
-        run_program("m.onnx", "--format=onnx", "--quantize=int8")
+        run_main(
+            export_model,
+            *(f"--model={model.name}", f"--data_dir={demo_data_dir}"),
+            *(f"--output={tmp_path / 'm.onnx'}", "--format=onnx", "--quantize=int8"),
+        )
+    assert not (tmp_path / "m.onnx").exists()

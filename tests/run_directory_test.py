@@ -12,6 +12,15 @@ from fer_tfdata.run_directory import ModelForm, check_model, find_model, load_mo
 from tests.prediction_test import tiny_model
 
 
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory):
+    """What a run leaves, as far as it is read here."""
+    run_dir = tmp_path_factory.mktemp("run")
+    tiny_model().save(run_dir / "model.keras")
+    (run_dir / "metrics.json").write_text('{"trained_on": ["train"]}')
+    return run_dir
+
+
 def test_a_run_and_its_file_are_the_same_model(trained_run) -> None:
     file = trained_run / "model.keras"
     assert find_model(trained_run) == find_model(file) == file
