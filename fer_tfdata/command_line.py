@@ -48,6 +48,8 @@ def run(
       description: the head of `--help`, usually the module's docstring.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Else, the first time, that it has made its list of fonts.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     define_flags(flags.FLAGS)

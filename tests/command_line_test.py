@@ -99,3 +99,26 @@ import jax, matplotlib.pyplot, pandas, sklearn.metrics  # found again
     command = [sys.executable, "-c", code]
     printed = subprocess.check_output(command, cwd=ROOT, env=environment, text=True)
     assert printed == "set()\n"
+
+
+def test_matplotlib_is_quiet_when_it_looks_for_fonts_the_first_time(tmp_path) -> None:
+    code = """
+import sys
+from fer_tfdata import command_line
+
+def main(argv):
+    import matplotlib.font_manager
+
+command_line.run(main, lambda values: None, "")
+"""
+    environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.glob("fontlist*.json"))
