@@ -438,7 +438,7 @@ _LOADED = """loaders => loaders.map(loader => {
 })"""
 # Of how many runs a chart has the curves; those of one run, smoothed and not, have its colour.
 _CURVES = """paths => {
-  const drawn = paths.filter(path => path.getAttribute('d').includes('L'));
+  const drawn = paths.filter(path => path.getAttribute('d')?.includes('L'));
   return new Set(drawn.map(path => path.getAttribute('stroke'))).size;
 }"""
 
