@@ -142,6 +142,22 @@ def exclusive_directory(final: Path) -> Iterator[tuple[Path, Callable[[], None]]
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def replacing_directory(final: Path) -> Iterator[Path]:
+    """Yields an empty directory that takes the place of `final` once all in it is on the disk.
+
+    If the block fails, nothing is left of it, and what stood there stays.
+
+    Raises:
+      InputError: as `exclusive_directory`.
+    """
+    with removing_empty_parents(final), exclusive_directory(final) as (work, publish):
+        yield work
+        for path in [*work.rglob("*"), work]:
+            sync(path)
+        publish()
+
+
 def _clear(directory: Path) -> None:
     for path in directory.iterdir():
         _remove(path)

@@ -207,16 +207,12 @@ def _check_precision(source: NamedModel) -> None:
 
 @contextlib.contextmanager
 def _replacing(output: Path, format: Format) -> Iterator[Path]:  # noqa: A002
-    with atomic.removing_empty_parents(output):
-        if format != "saved_model":
-            with atomic.replacing(output) as temporary:
-                yield temporary
-            return
-        with atomic.exclusive_directory(output) as (work, publish):
+    if format == "saved_model":
+        with atomic.replacing_directory(output) as work:
             yield work
-            for path in [*work.rglob("*"), work]:
-                atomic.sync(path)
-            publish()
+        return
+    with atomic.removing_empty_parents(output), atomic.replacing(output) as temporary:
+        yield temporary
 
 
 def _write(

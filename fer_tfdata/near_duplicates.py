@@ -101,7 +101,7 @@ class Search:
     """What was found, and at what cost.
 
     Attributes:
-      pairs: int64 [m, 2], see `find`.
+      pairs: int64 [m, 2], each ascending, in ascending order.
       equal: bool [m], the pairs of equal signatures.
       comparisons: how often two rows were compared by their lowest frequencies.
       alignments: how many of those were aligned.
@@ -186,8 +186,8 @@ def signatures(images: npt.NDArray[np.uint8]) -> _Signatures:
     return result
 
 
-def find(table: _Signatures) -> _Positions:
-    """Returns the pairs of near-duplicates, int64 [m, 2], each ascending, in ascending order.
+def search(table: _Signatures, *, rows_a_pass: int = _ROWS_A_PASS) -> Search:
+    """Finds the pairs of near-duplicates.
 
     Being a near-duplicate is not transitive, so that grouping is left to the caller.  Of equal
     signatures the first stands for all: it is paired with each of the others, and it alone with
@@ -196,15 +196,6 @@ def find(table: _Signatures) -> _Positions:
     near-duplicates some are left out.
 
     Memory is that of a pass over the table, of the pairs, and of one byte a row.
-
-    Args:
-      table: `SIGNATURE_DTYPE` [n], in memory or a `np.memmap`.
-    """
-    return search(table).pairs
-
-
-def search(table: _Signatures, *, rows_a_pass: int = _ROWS_A_PASS) -> Search:
-    """Does what `find` does, and counts the comparisons.
 
     Args:
       table: `SIGNATURE_DTYPE` [n], in memory or a `np.memmap`.

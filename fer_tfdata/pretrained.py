@@ -67,14 +67,8 @@ def replacing(directory: Path) -> Iterator[Path]:
             f"{directory}: expected a packed model to replace, or nothing, received {others[0]}; "
             "name another directory"
         )
-    with (
-        atomic.removing_empty_parents(directory),
-        atomic.exclusive_directory(directory) as (work, publish),
-    ):
+    with atomic.replacing_directory(directory) as work:
         yield work
-        for path in [*work.iterdir(), work]:
-            atomic.sync(path)
-        publish()
 
 
 def _entries(directory: Path) -> list[Path]:

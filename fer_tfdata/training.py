@@ -451,11 +451,10 @@ def _as_seen(
 def _stop_asked_by_sigterm(
     otherwise_asked: Callable[[], bool],
 ) -> Iterator[Callable[[int], bool]]:
-    """Yields whether SIGTERM came before a step; a second one ends the process as it always would.
+    """Yields whether SIGTERM came before a step, or a stop was asked for otherwise.
 
-    Or whether a stop was asked for otherwise.
-
-    Where none follows, what asks when all steps are done gets the answer too.
+    A second SIGTERM ends the process as it always would.  Where no step follows, what asks when all
+    steps are done gets the answer too.
 
     Several processes stop after the same step when one of them gets it.
     """
@@ -542,22 +541,13 @@ def _draw(
 ) -> None:
     """Draws what can be drawn: a picture is not worth losing a training for."""
 
-    def images_at(places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        batches = pipeline.eval_dataset(
-            split, labels=answers.labels, batch_size=_EVAL_BATCH, fields=("image",)
-        )
-        kept: dict[int, npt.NDArray[np.uint8]] = {}
-        start = 0
-        for (images,) in batches:
-            within = places[(places >= start) & (places < start + len(images))]
-            kept.update((place, images[place - start].numpy()) for place in within.tolist())
-            start += len(images)
-        return np.stack([kept[place] for place in places.tolist()])
-
     def write_results(log_dir: Path) -> None:
-        embed = functools.partial(monitoring.embeddings, model)
         monitoring.write_results(
-            log_dir, answers.predictions, images_at, embed, answers.expressions
+            log_dir,
+            answers.predictions,
+            functools.partial(_images_at, split, answers.labels),
+            functools.partial(monitoring.embeddings, model),
+            answers.expressions,
         )
 
     pictures: Mapping[Path, Callable[[Path], None]] = {
@@ -573,3 +563,17 @@ def _draw(
             draw(path)
         except Exception as error:  # whatever a library raises: the model is there
             _log.warning("%s could not be drawn: %s", path, error)
+
+
+def _images_at(
+    split: records.Split, labels: str, places: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint8]:
+    """Returns some of a split's usable images, by their places; the others are read and let go."""
+    batches = pipeline.eval_dataset(split, labels=labels, batch_size=_EVAL_BATCH, fields=("image",))
+    kept: dict[int, npt.NDArray[np.uint8]] = {}
+    start = 0
+    for (images,) in batches:
+        within = places[(places >= start) & (places < start + len(images))]
+        kept.update((place, images[place - start].numpy()) for place in within.tolist())
+        start += len(images)
+    return np.stack([kept[place] for place in places.tolist()])

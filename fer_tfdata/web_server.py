@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from fer_tfdata import uploads
 from fer_tfdata.errors import InputError
 from fer_tfdata.prediction import Predictor
 from fer_tfdata.request_limits import LimitedApp, RequestLimits
@@ -22,7 +23,7 @@ from fer_tfdata.request_limits import LimitedApp, RequestLimits
 _PATHS: Final = frozenset(
     {
         *("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/info"),
-        *("/gradio_api/upload", "/gradio_api/upload_progress", "/gradio_api/cancel"),
+        *(uploads.UPLOAD_PATH, "/gradio_api/upload_progress", "/gradio_api/cancel"),
     }
 )
 _PREFIXES: Final = (
@@ -92,7 +93,7 @@ def serve(
     Raises:
       InputError: gradio is not installed, or a model cannot be loaded.
     """
-    with _own_directory() as uploads:
+    with _own_directory() as upload_dir:
         try:
             from fer_tfdata import web_page
         except ModuleNotFoundError as error:
@@ -106,12 +107,12 @@ def serve(
         limits = RequestLimits(
             paths=_PATHS,
             # An upload is shown to who sent it, until its faces are.
-            prefixes=(*_PREFIXES, f"/gradio_api/file={uploads}/"),
+            prefixes=(*_PREFIXES, f"/gradio_api/file={upload_dir}/"),
             # In base64, and with what is around it.
             max_bytes=web_page.MAX_UPLOAD_BYTES * 4 // 3 + 100_000,
             max_seconds=_MAX_UPLOAD_SECONDS,
         )
-        app = LimitedApp(web_page.create_app(predictors, uploads), limits)
+        app = LimitedApp(web_page.create_app(predictors, upload_dir), limits)
         web_page.refuse_connections()
         with _serving(app, listening):
             on_ready()
@@ -126,16 +127,16 @@ def _own_directory() -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="fer_serve_") as created:
         directory = Path(created).resolve()
-        uploads = directory / "uploads"
+        upload_dir = directory / "uploads"
         tempfile.tempdir = str(directory)
         os.environ |= {
-            "GRADIO_TEMP_DIR": str(uploads),
-            "GRADIO_EXAMPLES_CACHE": str(uploads),
+            "GRADIO_TEMP_DIR": str(upload_dir),
+            "GRADIO_EXAMPLES_CACHE": str(upload_dir),
             "GRADIO_ANALYTICS_ENABLED": "False",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_OFFLINE": "1",
         }
-        yield uploads
+        yield upload_dir
 
 
 @contextlib.contextmanager

@@ -84,18 +84,6 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def trained_run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete run of two epochs on the drawn faces; for reading only."""
-    from fer_tfdata import training
-    from fer_tfdata.train_config import TrainConfig
-
-    run_dir = tmp_path_factory.mktemp("runs") / "run"
-    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
-    training.train(config, run_dir)
-    return run_dir
-
-
-@pytest.fixture(scope="session")
 def small_exports(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> "Exports":
     """A small network in every format; for reading only."""
     from tests.exports import Exports

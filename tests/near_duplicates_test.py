@@ -47,7 +47,7 @@ def captioned(images: Images) -> Images:
 
 def pairs_of(*parts: Images) -> set[tuple[int, int]]:
     table = near_duplicates.signatures(np.concatenate(parts))
-    return {(int(first), int(second)) for first, second in near_duplicates.find(table)}
+    return {(int(first), int(second)) for first, second in near_duplicates.search(table).pairs}
 
 
 def random_table(num_rows: int) -> npt.NDArray[np.void]:
@@ -108,7 +108,7 @@ def test_a_copy_in_another_size_and_in_colour_is_found() -> None:
             near_duplicates.signatures(np.repeat(large[..., None], 3, axis=3)),
         ]
     )
-    found = {tuple(pair) for pair in near_duplicates.find(table).tolist()}
+    found = {tuple(pair) for pair in near_duplicates.search(table).pairs.tolist()}
     assert found >= {(i, i + 20) for i in range(20)}
 
 
@@ -138,21 +138,21 @@ def test_images_of_one_colour_have_no_near_duplicates() -> None:
     flat = np.repeat(np.arange(10, dtype=np.uint8), 48 * 48).reshape(10, 48, 48, 1)
     table = near_duplicates.signatures(flat)
     assert not table["coefficients"].any()
-    assert near_duplicates.find(table).shape == (0, 2)
+    assert near_duplicates.search(table).pairs.shape == (0, 2)
 
 
 @pytest.mark.parametrize("num_rows", [0, 1])
 def test_no_row_and_one_row_have_no_pairs(faces: Images, num_rows: int) -> None:
-    found = near_duplicates.find(near_duplicates.signatures(cropped(faces)[:num_rows]))
+    found = near_duplicates.search(near_duplicates.signatures(cropped(faces)[:num_rows])).pairs
     assert found.shape == (0, 2)
     assert found.dtype == np.int64
 
 
 def test_pairs_are_ascending_and_each_comes_once(faces: Images) -> None:
     images = cropped(faces[:100])
-    found = near_duplicates.find(
+    found = near_duplicates.search(
         near_duplicates.signatures(np.concatenate([images, reencoded(images), retoned(images)]))
-    )
+    ).pairs
     assert (found[:, 0] < found[:, 1]).all()
     assert [tuple(pair) for pair in found] == sorted({tuple(pair) for pair in found})
 
@@ -161,7 +161,9 @@ def test_a_table_on_disk_gives_the_same_pairs(tmp_path: Path) -> None:
     table = random_table(1000)
     table.tofile(tmp_path / "signatures")
     mapped = np.memmap(tmp_path / "signatures", near_duplicates.SIGNATURE_DTYPE, "r")
-    np.testing.assert_array_equal(near_duplicates.find(mapped), near_duplicates.find(table))
+    np.testing.assert_array_equal(
+        near_duplicates.search(mapped).pairs, near_duplicates.search(table).pairs
+    )
 
 
 def test_passes_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +210,7 @@ def test_comparisons_grow_with_the_rows_and_hardly_faster() -> None:
 def test_near_duplicates_are_found_among_thousands() -> None:
     table = random_table(5000)
     planted = {(i, i + 4) for i in range(0, 5000, 5)}
-    found = set(map(tuple, near_duplicates.find(table).tolist()))
+    found = set(map(tuple, near_duplicates.search(table).pairs.tolist()))
     assert len(found & planted) >= 0.99 * len(planted)
     assert len(found - planted) <= 0.01 * len(planted)
 

@@ -13,25 +13,25 @@ from tests.prediction_test import tiny_model
 
 
 @pytest.fixture(scope="module")
-def trained_run(tmp_path_factory):
+def run_dir(tmp_path_factory):
     """What a run leaves, as far as it is read here."""
-    run_dir = tmp_path_factory.mktemp("run")
-    tiny_model().save(run_dir / "model.keras")
-    (run_dir / "metrics.json").write_text('{"trained_on": ["train"]}')
-    return run_dir
+    root = tmp_path_factory.mktemp("run")
+    tiny_model().save(root / "model.keras")
+    (root / "metrics.json").write_text('{"trained_on": ["train"]}')
+    return root
 
 
-def test_a_run_and_its_file_are_the_same_model(trained_run) -> None:
-    file = trained_run / "model.keras"
-    assert find_model(trained_run) == find_model(file) == file
-    assert isinstance(load_model(trained_run), keras.Model)
+def test_a_run_and_its_file_are_the_same_model(run_dir) -> None:
+    file = run_dir / "model.keras"
+    assert find_model(run_dir) == find_model(file) == file
+    assert isinstance(load_model(run_dir), keras.Model)
 
 
-def test_a_run_says_what_it_was_trained_on_and_a_lone_file_does_not(trained_run, tmp_path) -> None:
-    assert trained_on(trained_run) == trained_on(trained_run / "model.keras") == ["train"]
-    assert named_models.trained_on(str(trained_run)) == ["train"]
+def test_a_run_says_what_it_was_trained_on_and_a_lone_file_does_not(run_dir, tmp_path) -> None:
+    assert trained_on(run_dir) == trained_on(run_dir / "model.keras") == ["train"]
+    assert named_models.trained_on(str(run_dir)) == ["train"]
     assert named_models.trained_on("pretrained") == ["train"]
-    shutil.copy(trained_run / "model.keras", tmp_path)
+    shutil.copy(run_dir / "model.keras", tmp_path)
     assert trained_on(tmp_path) is None
     for content, expected in (
         ("[]", None),

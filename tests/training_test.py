@@ -55,6 +55,15 @@ ROOT = Path(__file__).resolve().parent.parent
 DRAW = training._draw
 
 
+@pytest.fixture(scope="module")
+def trained_run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run of two epochs on the drawn faces; for reading only."""
+    run_dir = tmp_path_factory.mktemp("runs") / "run"
+    config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
+    training.train(config, run_dir)
+    return run_dir
+
+
 @pytest.fixture
 def config(demo_data_dir: Path, tiny_network: None, undrawn: None) -> TrainConfig:
     return TrainConfig(

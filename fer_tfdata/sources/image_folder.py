@@ -51,7 +51,8 @@ _MIN_PART_FILES: Final = 16
 # thread and two: FER2013's images as PNG (2 KB) 7,600 and 3,900, photographs of 640x480 as JPEG
 # (80 KB) 1,000 and 1,600; about even at 11 KB.
 _PARALLEL_FILE_BYTES: Final = 1 << 14
-_MOST_THREADS: Final = 4  # each holds a photograph as it was taken
+# Each holds a photograph as it was taken; more than two were not measured.
+_MOST_THREADS: Final = 4
 
 _BATCH_ROWS: Final = 128
 _BATCH_ROWS_OF_LARGE_FILES: Final = 16  # who stops reading waits for the batches begun
