@@ -132,11 +132,12 @@ def convert_without_near_duplicates(source: Path, directory: Path) -> None:
     def no_signatures(images: Any) -> Any:
         return np.zeros(len(images), near_duplicates.SIGNATURE_DTYPE)
 
-    def no_pairs(table: Any) -> Any:
+    def no_search(table: Any) -> Any:
         del table
-        return np.empty((0, 2), np.int64)
+        no_pairs, none_equal = np.empty((0, 2), np.int64), np.empty(0, np.bool_)
+        return near_duplicates.Search(no_pairs, none_equal, comparisons=0, alignments=0)
 
-    with mock.patch.multiple(near_duplicates, signatures=no_signatures, find=no_pairs):
+    with mock.patch.multiple(near_duplicates, signatures=no_signatures, search=no_search):
         convert(source, directory)
 
 
