@@ -14,7 +14,7 @@ from fer_tfdata.train_config import TrainConfig
 
 
 def load_teachers(config: TrainConfig, schema: records.Schema) -> list[NamedModel]:
-    """Returns the models that `config.teacher` names, of images of the sizes that training has.
+    """Returns the models that `config.teacher` names, of images of the sizes that they are to see.
 
     Raises:
       InputError: one cannot be loaded, or is one of other images or expressions.
@@ -29,12 +29,15 @@ def load_teachers(config: TrainConfig, schema: records.Schema) -> list[NamedMode
                 f"{name}: expected a teacher of images {wanted[0]} and {wanted[1]} expressions, "
                 f"received one of {received[0]} and {received[1]}"
             )
-        teachers.append(_of_any_size(teacher) if config.changes_size else teacher)
+        teachers.append(_of_any_size(teacher) if config.augmentation.crop else teacher)
     return teachers
 
 
 def targets(teachers: Sequence[NamedModel], weight: float) -> Targets | None:
     """Returns targets that are partly what the teachers say of the same changed images.
+
+    Of images that are shrunk for the student's sake, it is what they say of the whole ones: at a
+    size that they have not learned, they answer badly.
 
     Args:
       teachers: as `load_teachers` returns them.
@@ -59,9 +62,8 @@ def _of_any_size(teacher: NamedModel) -> NamedModel:
         twin = keras.models.clone_model(teacher.model, input_tensors=inputs)
     except ValueError as error:
         raise InputError(
-            f"{teacher.name}: expected a teacher of images of any size, for crop or shrink, "
-            "received one that takes one size only; choose neither, or a network that ends with an "
-            "average"
+            f"{teacher.name}: expected a teacher of images of any size, for crop, received one "
+            "that takes one size only; choose crop=0, or a network that ends with an average"
         ) from error
     twin.set_weights(teacher.model.get_weights())
     return dataclasses.replace(teacher, model=twin)

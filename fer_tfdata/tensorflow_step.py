@@ -23,6 +23,9 @@ class TensorFlowStep(keras.Model):
         first rows count, and leaves the images as they are where nothing is due.
       targets: what a batch is trained towards, float32 [n, outputs], given its images, as they
         were changed, and its labels; None trains towards the labels.
+      shrink: scales a batch down after `targets` has seen it, in the first `shrunk_steps` of the
+        training; None leaves it as it is.
+      shrunk_steps: counted from the training's first, whichever step `fit` begins with.
       soft_labels: the loss takes float32 [n, outputs]; other labels it is tested on are converted.
       steps_done: of the epoch that `fit` begins with, how many it is to count off without doing
         them, since they were done before.
@@ -35,6 +38,8 @@ class TensorFlowStep(keras.Model):
     test_function: Any
     augment: pipeline.Augment | None = None
     targets: Targets | None = None
+    shrink: Callable[[tf.Tensor], tf.Tensor] | None = None
+    shrunk_steps = 0
     soft_labels = False
     steps_done = 0
     seconds_waited = 0.0
@@ -96,6 +101,13 @@ class TensorFlowStep(keras.Model):
             )
         if self.targets is not None:
             labels = self.targets(images, labels)
+        if (shrink := self.shrink) is not None:
+            whole = images
+            images = tf.cond(
+                tf.convert_to_tensor(self.optimizer.iterations) < self.shrunk_steps,
+                lambda: shrink(whole),
+                lambda: whole,
+            )
         return self._compiled_step((images, labels, *weights))
 
     def make_test_function(self, force: bool = False) -> None:

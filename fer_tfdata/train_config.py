@@ -56,6 +56,7 @@ class TrainConfig:
         weights training begins; None for random ones.
       teacher: a model, as `named_models.load_keras` takes it, whose probabilities are learned from
         too; several, separated by commas, are averaged (Hinton et al. 2015, arXiv:1503.02531).
+        They see the same changed images, but whole ones in the shrunk epochs.
       teacher_weight: their share of what is learned, the labels' is the rest.
       train_on_validation: trains on both splits; then nothing is selected.
       precision: one of `PRECISIONS`; what `auto` means is `precision.choose_policy`'s to say.

@@ -46,9 +46,13 @@ def train_batches(
         return augment
 
     steps = pipeline.steps_per_epoch(split, config.batch_size, config.labels)
-    whole_from = config.shrunk_epochs * steps
-    stages = {whole_from: stage(config.augmentation, due_on_device=on_device)}
-    if config.shrunk_epochs:
+    stages = {0: stage(config.augmentation, due_on_device=on_device)}
+    shrunk_steps = config.shrunk_epochs * steps
+    if shrunk_steps and config.teacher is not None:  # which is to see whole images
+        model.shrink = functools.partial(augmentation.shrink, share=config.shrink)
+        model.shrunk_steps = shrunk_steps
+    elif shrunk_steps:
+        stages[shrunk_steps] = stages[0]
         stages[0] = stage(config.augmentation, due_on_device=on_device, shrink=config.shrink)
     if config.clean_epochs:
         clean_from = (config.epochs - config.clean_epochs) * steps

@@ -827,7 +827,14 @@ def test_teachers_answers_are_averaged_and_mixed_with_the_labels(trained_run, co
 
 
 def test_a_student_is_trained(trained_run, config, tmp_path) -> None:
-    config = dataclasses.replace(config, epochs=1, teacher=str(trained_run))
+    config = dataclasses.replace(
+        config,
+        epochs=1,
+        schedule="cosine",
+        shrink=0.25,  # to a size that the teacher cannot take
+        shrunk_epochs=1,
+        teacher=str(trained_run),
+    )
     assert training.train(config, tmp_path / "run")["examples"] == 35
     missing = dataclasses.replace(config, teacher=str(tmp_path / "none"))
     with pytest.raises(InputError, match="none: expected a run directory"):
@@ -848,6 +855,31 @@ def test_a_teacher_sees_what_the_crop_leaves(trained_run, config, tmp_path) -> N
     with pytest.raises(InputError, match="expected a teacher of images of any size, for crop"):
         training.train(flat, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("start_step", [0, 1])
+def test_a_teacher_sees_whole_images_of_which_the_student_s_are_shrunk(config, start_step) -> None:
+    shrunk: dict[str, Any] = {"schedule": "cosine", "shrink": 0.5, "shrunk_epochs": 1}
+    config = dataclasses.replace(config, teacher="any", **shrunk)
+    split = records.open_split(Path(config.data_dir), "train")
+    model = built(config)
+    batches = training_batches.train_batches(config, split, model, start_step=start_step)
+    taught, learned = [], []
+    call = model.call
+
+    def targets(images: Any, labels: Any) -> Any:
+        taught.append(images.shape[1:3])
+        return labels
+
+    def spied_call(images: Any, **options: Any) -> Any:
+        learned.append(images.shape[1:3])
+        return call(images, **options)
+
+    model.targets, model.call, model.run_eagerly = targets, spied_call, True
+    model.optimizer.iterations.assign(start_step)  # as a checkpoint's
+    model.fit(batches, steps_per_epoch=4 - start_step, shuffle=False, verbose=0)
+    assert taught == [(48, 48)] * (4 - start_step)
+    assert learned == [(24, 24)] * (2 - start_step) + [(48, 48)] * 2
 
 
 def test_a_run_is_not_continued_with_another_teacher(
