@@ -147,9 +147,14 @@ def search(
 
 def _check_base(study: optuna.Study, base: TrainConfig) -> None:
     """Notes what all trials of a study have in common, or checks that it is what was noted."""
-    from fer_tfdata import bookkeeping
+    from fer_tfdata import bookkeeping, precision
 
-    common = {**bookkeeping.hyperparameters(base), "the data's checksum": _checksum(base.data_dir)}
+    common = {
+        **bookkeeping.hyperparameters(base),
+        "the data's checksum": _checksum(base.data_dir),
+        "dtype policy": precision.choose_policy(base.precision, model=base.model),
+        **_other_models(base),
+    }
     begun = study.user_attrs.get(_BASE, {})
     changed = [
         f"{name} {begun[name]!r} (now {value!r})"
@@ -168,6 +173,16 @@ def _checksum(data_dir: str) -> str:
     from fer_tfdata import records
 
     return records.open_split(Path(data_dir), "train").manifest_sha256
+
+
+def _other_models(base: TrainConfig) -> dict[str, str]:
+    """Returns the checksums of what all trials begin with or learn from."""
+    from fer_tfdata import named_models
+
+    names = [base.start_from or "", *(base.teacher or "").split(",")]
+    return {
+        f"{name}'s checksum": named_models.load_keras(name).sha256 for name in filter(None, names)
+    }
 
 
 def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:

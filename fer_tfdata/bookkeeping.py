@@ -7,6 +7,7 @@ import fcntl
 import io
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -209,7 +210,8 @@ def past_epochs(run: RunDirectory, completed: int) -> list[dict[str, float]]:
     Raises:
       InputError: it does not hold them.
     """
-    past = read_history(run.history)[:completed]
+    # What a run of before it was measured did not note is not a number.
+    past = [{"input_wait": math.nan, **row} for row in read_history(run.history)[:completed]]
     if len(past) != completed:
         raise InputError(
             f"{run.history}: expected the {completed} epochs that the checkpoint holds, received "
@@ -235,7 +237,9 @@ def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
         path.unlink(missing_ok=True)
         return
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, rows[0], lineterminator="\r\n")  # as CSVLogger's
+    # As CSVLogger, which goes on with them, writes columns and lines.
+    columns = sorted(rows[0], key=lambda name: (name != "epoch", name))
+    writer = csv.DictWriter(buffer, columns, lineterminator="\r\n")
     writer.writeheader()
     writer.writerows({**row, "epoch": int(row["epoch"])} for row in rows)
     atomic.write_text(path, buffer.getvalue())

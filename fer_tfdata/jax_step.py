@@ -37,6 +37,10 @@ class JaxStep(keras.Model):
         super().__init__(*args, **kwargs)
         self._answers = _Answers(self.output_shape[-1])
 
+    def as_seen(self, batch: Any) -> Any:
+        """Returns a batch as this model trains on it."""
+        return batch
+
     def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Builds nothing, since `build_training_model` has; Keras would fetch a batch for it."""
 

@@ -127,7 +127,7 @@ def _origin(name: str) -> tuple[str, str | None]:
     """
     if name == PRETRAINED:
         description = pretrained.read_description()
-        return description["sha256"], description["metrics"]["none"]["manifest_sha256"]
+        return description["sha256"], description["trained_in"]["manifest_sha256"]
     path = run_directory.find_model(Path(name))
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,8 +22,8 @@ def choose_policy(precision: str, *, model: str) -> str:
     """Returns the Keras dtype policy for `precision` on this machine.
 
     `auto` is mixed_bfloat16 where the GPU (compute capability 8.0 and up) or the CPU (AMX or
-    AVX512-BF16) has it, mixed_float16 on a 7.x GPU, float32 otherwise, and for a network that a CPU
-    trains faster so.
+    AVX512-BF16) has it, mixed_float16 on a 7.x GPU, float32 otherwise, for a network that a CPU
+    trains faster so, and for JAX on a CPU.
 
     Args:
       precision: one of `train_config.PRECISIONS`.
@@ -34,6 +34,9 @@ def choose_policy(precision: str, *, model: str) -> str:
     """
     capability = _gpu_compute_capability()
     if precision == "auto":
+        # An interrupted run of JAX in mixed_bfloat16 may end otherwise than one that ran through.
+        if capability is None and keras.backend.backend() == "jax":
+            return "float32"
         return policy_for(capability, processor.instructions(), model=model)
     if precision == "mixed_float16" and capability is None:
         raise InputError(

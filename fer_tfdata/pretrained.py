@@ -46,7 +46,9 @@ _TRAINED_IN: Final = (
     "num_processes",
     "devices",
     "threads",
+    "onednn",
     "dtype_policy",
+    "manifest_sha256",
 )
 
 # TensorFlow and Keras are imported where they are used: importing this is part of `--help`.

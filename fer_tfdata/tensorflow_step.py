@@ -17,15 +17,15 @@ Targets = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 class TensorFlowStep(keras.Model):
     """A functional model that augments, trains on soft targets, and counts its answers.
 
+    Where the device has a part in changing a batch, training takes `(rows, labels)`, rows a
+    dictionary of `images`, `seeds`, int64 [n, 2], with `augment` `augment_due`, bool [n], and with
+    `shrink` `shrink_due`, bool [n].  Of seeds and flags the first row of a device's part counts.
+
     Attributes:
-      augment: changes a batch on the device, as the pipeline's `augment` does; training then
-        takes `((images, seeds, due), labels)`, seeds int64 [n, 2] and due bool [n], of which the
-        first rows count, and leaves the images as they are where nothing is due.
+      augment: changes a batch on the device, as the pipeline's `augment` does, where it is due.
       targets: what a batch is trained towards, float32 [n, outputs], given its images, as they
         were changed, and its labels; None trains towards the labels.
-      shrink: scales a batch down after `targets` has seen it, in the first `shrunk_steps` of the
-        training; None leaves it as it is.
-      shrunk_steps: counted from the training's first, whichever step `fit` begins with.
+      shrink: scales a batch down where that is due, after `targets` has seen it.
       soft_labels: the loss takes float32 [n, outputs]; other labels it is tested on are converted.
       steps_done: of the epoch that `fit` begins with, how many it is to count off without doing
         them, since they were done before.
@@ -39,7 +39,6 @@ class TensorFlowStep(keras.Model):
     augment: pipeline.Augment | None = None
     targets: Targets | None = None
     shrink: Callable[[tf.Tensor], tf.Tensor] | None = None
-    shrunk_steps = 0
     soft_labels = False
     steps_done = 0
     seconds_waited = 0.0
@@ -93,22 +92,44 @@ class TensorFlowStep(keras.Model):
         """Trains on a batch, augmented first where that is this model's to do."""
         with tf.control_dependencies(tf.nest.flatten(data[:2])):
             self._batch_arrived.assign(tf.timestamp())
-        images, labels, *weights = data
+        rows, labels, *weights = data
+        return self._compiled_step((*self._changed(rows, labels), *weights))
+
+    def _changed(self, rows: Any, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the images and labels that a device trains on, of its part of a batch."""
+        rows = rows if isinstance(rows, dict) else {"images": rows}
+        images = rows["images"]
         if (augment := self.augment) is not None:
-            unchanged, seeds, due = images
+            unchanged, given, seed = images, labels, rows["seeds"][0]
             images, labels = tf.cond(
-                due[0], lambda: augment(unchanged, labels, seeds[0]), lambda: (unchanged, labels)
+                rows["augment_due"][0],
+                lambda: augment(unchanged, given, seed),
+                lambda: (unchanged, given),
             )
         if self.targets is not None:
             labels = self.targets(images, labels)
         if (shrink := self.shrink) is not None:
             whole = images
-            images = tf.cond(
-                tf.convert_to_tensor(self.optimizer.iterations) < self.shrunk_steps,
-                lambda: shrink(whole),
-                lambda: whole,
+            images = tf.cond(rows["shrink_due"][0], lambda: shrink(whole), lambda: whole)
+        return images, labels
+
+    def as_seen(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the images and labels of a batch as this model trains on them.
+
+        Args:
+          batch: of the dataset that `fit` takes.
+        """
+        devices = self.distribute_strategy.num_replicas_in_sync
+        parts = np.array_split(np.arange(len(batch[1])), devices)
+        changed = [
+            self._changed(
+                *tf.nest.map_structure(lambda rows, part=part: tf.gather(rows, part), batch)
             )
-        return self._compiled_step((images, labels, *weights))
+            for part in parts
+            if len(part)
+        ]
+        images, labels = zip(*changed, strict=True)
+        return tf.concat(images, axis=0), tf.concat(labels, axis=0)
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes what Keras makes, and what counts the answers."""

@@ -439,11 +439,7 @@ def _as_seen(
     batches: tf.data.Dataset, model: TrainingModel
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
     """Returns the first batch as the network sees it: images and labels."""
-    images, labels = next(iter(batches))
-    if model.augment is not None:
-        images, seeds, due = images
-        if due[0]:
-            images, labels = model.augment(images, labels, seeds[0])
+    images, labels = model.as_seen(next(iter(batches)))
     return images.numpy(), labels.numpy()
 
 

@@ -1,6 +1,7 @@
 """The batches of a training: the split's, changed, with labels in the form that the loss takes."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -26,34 +27,41 @@ def train_batches(
         and augmentation.choose_placement(config.augment_on, config.augmentation) == "device"
     )
 
+    shrink = functools.partial(augmentation.shrink, share=config.shrink)
+    # A teacher is to see whole images: the device shrinks those that the student learns from.
+    shrink_on_device = config.shrunk_epochs > 0 and config.teacher is not None
+    if shrink_on_device:
+        model.shrink = shrink
+
     def stage(
-        changes: AugmentationConfig, *, due_on_device: bool, shrink: float = 0.0
+        changes: AugmentationConfig, *, due_on_device: bool, shrunk: bool = False
     ) -> pipeline.Augment:
         change = functools.partial(augmentation.augment, config=changes, num_classes=num_classes)
         if due_on_device:
             model.augment = change
 
         def augment(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[Any, Any]:
-            if shrink:
-                images = augmentation.shrink(images, shrink)
+            if shrunk and not shrink_on_device:
+                images = shrink(images)
             if not due_on_device:
                 images, labels = change(images, labels, seed)
             if config.soft_labels:
                 labels = augmentation.soft_labels(labels, num_classes)
                 labels = _smoothed(labels, config.label_smoothing)
-            return (_for_device(images, seed, due_on_device) if on_device else images), labels
+            due = {}
+            if on_device:
+                due["augment_due"] = due_on_device
+            if shrink_on_device:
+                due["shrink_due"] = shrunk
+            return (_for_device(images, seed, due) if due else images), labels
 
         return augment
 
     steps = pipeline.steps_per_epoch(split, config.batch_size, config.labels)
-    stages = {0: stage(config.augmentation, due_on_device=on_device)}
-    shrunk_steps = config.shrunk_epochs * steps
-    if shrunk_steps and config.teacher is not None:  # which is to see whole images
-        model.shrink = functools.partial(augmentation.shrink, share=config.shrink)
-        model.shrunk_steps = shrunk_steps
-    elif shrunk_steps:
-        stages[shrunk_steps] = stages[0]
-        stages[0] = stage(config.augmentation, due_on_device=on_device, shrink=config.shrink)
+    whole_from = config.shrunk_epochs * steps
+    stages = {whole_from: stage(config.augmentation, due_on_device=on_device)}
+    if config.shrunk_epochs:
+        stages[0] = stage(config.augmentation, due_on_device=on_device, shrunk=True)
     if config.clean_epochs:
         clean_from = (config.epochs - config.clean_epochs) * steps
         stages[clean_from] = stage(config.clean_augmentation, due_on_device=False)
@@ -71,14 +79,15 @@ def train_batches(
 
 
 def _for_device(
-    images: tf.Tensor, seed: tf.Tensor, due: bool
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    images: tf.Tensor, seed: tf.Tensor, due: Mapping[str, bool]
+) -> dict[str, tf.Tensor]:
     """Returns images with a row each of what the device needs, so that devices can share them.
 
     Each takes the first row of its part: another seed, and of the whole batch the pipeline's own.
     """
-    rows = tf.shape(images)[0]
-    return images, augmentation.row_seeds(seed, rows), tf.fill([rows], due)
+    count = tf.shape(images)[0]
+    flags = {name: tf.fill([count], value) for name, value in due.items()}
+    return {"images": images, "seeds": augmentation.row_seeds(seed, count), **flags}
 
 
 def _smoothed(labels: tf.Tensor, smoothing: float) -> tf.Tensor:

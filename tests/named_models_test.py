@@ -51,7 +51,7 @@ def test_a_keras_model_knows_where_it_came_from(run_dir) -> None:
     shipped = named_models.load_keras("pretrained")
     description = pretrained.read_description()
     assert shipped.sha256 == description["sha256"]
-    assert shipped.manifest_sha256 == description["metrics"]["none"]["manifest_sha256"]
+    assert shipped.manifest_sha256 == description["trained_in"]["manifest_sha256"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"{}", b'{"manifest_sha256": 1}'])

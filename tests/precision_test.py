@@ -2,7 +2,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from fer_tfdata import precision
+from fer_tfdata import precision, processor
 from fer_tfdata.errors import InputError
 
 
@@ -28,6 +28,15 @@ def test_auto_is_float32_for_separable_convolutions_on_a_cpu_alone() -> None:
     flags = frozenset({"amx_bf16"})
     assert precision.policy_for(None, flags, model="mini_xception") == "float32"
     assert precision.policy_for((9, 0), flags, model="mini_xception") == "mixed_bfloat16"
+
+
+def test_auto_is_float32_for_jax_on_a_cpu_alone(monkeypatch) -> None:
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(processor, "instructions", lambda: frozenset({"amx_bf16"}))
+    for capability, policy in ((None, "float32"), ((9, 0), "mixed_bfloat16")):
+        monkeypatch.setattr(precision, "_gpu_compute_capability", lambda c=capability: c)
+        assert precision.choose_policy("auto", model="vgg") == policy
+    assert precision.choose_policy("mixed_bfloat16", model="vgg") == "mixed_bfloat16"
 
 
 def test_a_named_precision_is_taken() -> None:

@@ -66,6 +66,8 @@ def test_it_is_half_as_large_and_tells_how_it_was_trained(packed, small_run) -> 
     assert "data_dir" not in description["config"]
     assert description["trained_in"]["dtype_policy"] == "float32"
     assert description["trained_in"]["versions"]["keras"] == keras.__version__
+    environment = json.loads((small_run / "environment.json").read_text())
+    assert description["trained_in"]["manifest_sha256"] == environment["manifest_sha256"]
     assert (description["start_sha256"], description["teachers_sha256"]) == (None, [])
     pretrained.describe(packed, {"none": {"accuracy": 0.5}})
     described = json.loads((packed / "model.json").read_text())

@@ -60,11 +60,16 @@ EVERYTHING = {
         "shrunk_epochs": 1,
     },
 }
+EVERYTHING["taught"] = EVERYTHING["sgd"] | {"teacher": "pretrained", "logit_adjustment": 1.0}
 
 
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [("adam", "mixed_bfloat16"), pytest.param("sgd", "float32", marks=pytest.mark.slow)],
+    [
+        ("adam", "mixed_bfloat16"),
+        pytest.param("sgd", "float32", marks=pytest.mark.slow),
+        pytest.param("taught", "float32", marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_ends_bit_for_bit_as_one_that_ran_through(
     config, tmp_path, monkeypatch, name, precision

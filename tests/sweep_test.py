@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from examples import sweep
-from fer_tfdata import callbacks, command_line, training
+from fer_tfdata import callbacks, command_line, precision, pretrained, training
 from fer_tfdata.errors import InputError
 from fer_tfdata.recipes import RECIPES
 from fer_tfdata.train_config import TrainConfig
@@ -112,12 +112,24 @@ def test_a_stopped_search_says_how_to_go_on(trainings, run_main, tmp_path, capsy
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
 
 
-def test_a_search_does_not_mix_trials_that_cannot_be_compared(trainings, tmp_path) -> None:
+def test_a_search_does_not_mix_trials_that_cannot_be_compared(
+    trainings, tmp_path, monkeypatch
+) -> None:
     sweep.search(BASE, tmp_path, 1)
     with pytest.raises(InputError, match=r"begun with epochs 3 \(now 4\), so .* --sweep_dir"):
         sweep.search(dataclasses.replace(BASE, epochs=4), tmp_path, 2)
     with pytest.raises(InputError, match=r"checksum 'that of data' .now 'that of other'"):
         sweep.search(dataclasses.replace(BASE, data_dir="other"), tmp_path, 2)
+    # As on a machine on which --precision=auto means something else.
+    with monkeypatch.context() as patch:
+        patch.setattr(precision, "choose_policy", lambda asked, *, model: "mixed_float16")
+        with pytest.raises(InputError, match=r"dtype policy '.*' \(now 'mixed_float16'\)"):
+            sweep.search(BASE, tmp_path, 2)
+    taught = dataclasses.replace(BASE, teacher="pretrained")
+    study = sweep.search(taught, tmp_path / "taught", 1)
+    assert (
+        study.user_attrs["base"]["pretrained's checksum"] == pretrained.read_description()["sha256"]
+    )
     assert len(sweep.search(BASE, tmp_path, 2).trials) == 2
 
 

@@ -618,13 +618,25 @@ def test_no_two_rows_of_any_steps_have_the_same_seed_on_the_device(augmented_con
     config = dataclasses.replace(augmented_config, augment_on="device")
     split = records.open_split(Path(config.data_dir), "train")
     dataset = training_batches.train_batches(config, split, built(config), start_step=0)
-    seeds = [tuple(seed) for (_, rows, _), _ in dataset.take(40) for seed in rows.numpy()]
+    seeds = [tuple(seed) for rows, _ in dataset.take(40) for seed in rows["seeds"].numpy()]
     assert len(set(seeds)) == len(seeds) == 40 * config.batch_size
 
 
 def test_the_device_augments_also_where_xla_compiles_the_step(augmented_config) -> None:
+    check_xla_trains_the_same(dataclasses.replace(augmented_config, augment_on="device"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("teacher", [None, "any"])  # whole images go to the device with one
+def test_xla_compiles_the_step_for_each_size_of_images(config, teacher) -> None:
+    shrunk: dict[str, Any] = {"schedule": "cosine", "shrink": 0.5, "shrunk_epochs": 1}
+    check_xla_trains_the_same(
+        dataclasses.replace(config, augment_on="device", teacher=teacher, **shrunk)
+    )
+
+
+def check_xla_trains_the_same(config: TrainConfig) -> None:
     # As it does on a GPU without being asked.
-    config = dataclasses.replace(augmented_config, augment_on="device")
     models = [fitted(config, jit_compile=jit_compile) for jit_compile in (False, True)]
     for weight, other in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_allclose(weight, other, rtol=1e-3, atol=1e-5)
@@ -688,10 +700,20 @@ def test_a_run_from_before_there_was_a_choice_is_continued(config, tmp_path, mon
     assert written.pop("augmentation") == dataclasses.asdict(AugmentationConfig())
     assert (written.pop("augment_on"), written.pop("data_service")) == ("auto", None)
     path.write_text(json.dumps(written))
+    rows = [
+        {name: value for name, value in row.items() if name != "input_wait"}
+        for row in bookkeeping.read_history(tmp_path / "run" / "history.csv")
+    ]
+    bookkeeping.write_history(tmp_path / "run" / "history.csv", rows)
     mixing = dataclasses.replace(config, augmentation=AugmentationConfig(mixup=0.5))
     with pytest.raises(InputError, match=r"started with mixup 0\.0 \(now 0\.5\); "):
         training.train(mixing, tmp_path / "run", resume=True)
     assert training.train(config, tmp_path / "run", resume=True)["examples"] == 35
+    first, second = history(tmp_path / "run")
+    assert first["input_wait"] == "nan"
+    assert 0 <= float(second["input_wait"]) < 1
+    assert first.keys() == second.keys()
+    assert 0 <= float(second["val_accuracy"]) <= 1
 
 
 def test_a_data_service_that_is_not_there_is_refused_before_anything_is_made(
@@ -788,7 +810,7 @@ def test_the_first_epochs_see_shrunk_images(demo_data_dir, tiny_network, augment
     plain = dataclasses.replace(config, shrink=0.0, shrunk_epochs=0)
     batches, plain_batches = first_batches(config, 0, 6), first_batches(plain, 0, 6)
     pairs = [
-        (images, whole) if augment_on == "input" else (images[0], whole[0])
+        (images, whole) if augment_on == "input" else (images["images"], whole["images"])
         for (images, _), (whole, _) in zip(batches, plain_batches, strict=True)
     ]
     for step, (images, whole) in enumerate(pairs):
@@ -796,7 +818,8 @@ def test_the_first_epochs_see_shrunk_images(demo_data_dir, tiny_network, augment
         np.testing.assert_array_equal(images, expected)
     assert pairs[0][0].shape == (70, 36, 36, 1)
     (resumed, _), *_ = first_batches(config, 1, 1)
-    np.testing.assert_array_equal(resumed if augment_on == "input" else resumed[0], pairs[1][0])
+    resumed = resumed if augment_on == "input" else resumed["images"]
+    np.testing.assert_array_equal(resumed, pairs[1][0])
 
 
 def test_smoothed_labels_are_learned_and_plain_ones_validated(config) -> None:
@@ -876,10 +899,11 @@ def test_a_teacher_sees_whole_images_of_which_the_student_s_are_shrunk(config, s
         return call(images, **options)
 
     model.targets, model.call, model.run_eagerly = targets, spied_call, True
-    model.optimizer.iterations.assign(start_step)  # as a checkpoint's
     model.fit(batches, steps_per_epoch=4 - start_step, shuffle=False, verbose=0)
     assert taught == [(48, 48)] * (4 - start_step)
     assert learned == [(24, 24)] * (2 - start_step) + [(48, 48)] * 2
+    seen, _ = model.as_seen(next(iter(batches)))
+    assert seen.shape == (70, 24, 24, 1)
 
 
 def test_a_run_is_not_continued_with_another_teacher(
