@@ -112,11 +112,17 @@ def note(images, labels):
 model.targets = note
 split = records.open_split(data_dir, "train")
 batches = training_batches.train_batches(config, split, model, start_step=0).map(
-    lambda inputs, labels: ((tf.tile(inputs[0][:14], (2, 1, 1, 1)), *inputs[1:]), labels)
+    lambda rows, labels: (
+        {**rows, "images": tf.tile(rows["images"][:14], (2, 1, 1, 1))}, labels
+    )
 )
 model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
 first, second = (part.numpy() for part in strategy.experimental_local_results(seen))
 assert (first != second).any(axis=(1, 2, 3)).all()
+
+model.targets = None
+pictured, _ = model.as_seen(next(iter(batches)))
+np.testing.assert_array_equal(pictured, np.concatenate([first, second]))
 """
 
 
