@@ -3,7 +3,7 @@
 Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -43,33 +43,32 @@ def resampled_sums(
     return np.concatenate([counts @ of_groups for counts in draws])
 
 
-def resampled_sums_and_part(
+def resampled_sums_of_parts(
     values: npt.NDArray[np.float64],
     groups: npt.NDArray[np.uint64],
-    part: npt.NDArray[np.bool_],
+    parts: Sequence[npt.NDArray[np.bool_]],
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Returns `resampled_sums`, and from the same draws the sums over those rows of a part alone.
+) -> list[npt.NDArray[np.float64]]:
+    """Returns, from the draws of `resampled_sums`, the sums over the rows of each part alone.
 
     Args:
       values: as in `resampled_sums`.
       groups: as in `resampled_sums`.
-      part: bool [n], the same for the rows of a group.
+      parts: each bool [n], the same for the rows of a group.
       resamples: as in `resampled_sums`.
       seed: as in `resampled_sums`.
 
     Returns:
-      Two of float64 [resamples, columns].
+      For each part, float64 [resamples, columns].
     """
     firsts, of_groups = _summed(values, groups)
-    in_part = part[firsts]
-    sums, sums_of_part = [], []
+    sums: list[list[npt.NDArray[np.float64]]] = [[] for _ in parts]
     for counts in _draws(len(firsts), resamples=resamples, seed=seed):
-        sums.append(counts @ of_groups)
-        sums_of_part.append((counts * in_part) @ of_groups)
-    return np.concatenate(sums), np.concatenate(sums_of_part)
+        for part, blocks in zip(parts, sums, strict=True):
+            blocks.append((counts * part[firsts]) @ of_groups)
+    return [np.concatenate(blocks) for blocks in sums]
 
 
 def _summed(

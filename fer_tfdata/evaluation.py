@@ -187,7 +187,10 @@ def worst_mistakes(predictions: Predictions) -> npt.NDArray[np.int64]:
 
 
 def bootstrap_intervals(
-    predictions: Predictions, *, leaked_rows: frozenset[int] = frozenset()
+    predictions: Predictions,
+    *,
+    leaked_rows: frozenset[int] = frozenset(),
+    near_leaked_rows: frozenset[int] = frozenset(),
 ) -> dict[str, Any]:
     """Returns 95 % intervals of `compute_metrics`'s figures: the percentile bootstrap over images.
 
@@ -196,27 +199,34 @@ def bootstrap_intervals(
     Args:
       predictions: of a whole split.
       leaked_rows: as in `compute_metrics`; of equal images all or none.
+      near_leaked_rows: as in `compute_metrics`; of equal images all or none.
 
     Returns:
-      By the name of the figure, the bounds; under `leak_free` those without the leaked images, or
-      None where there is no other; `accuracy_leak_free` repeats one of them.
+      By the name of the figure, the bounds; under `leak_free` those without the leaked images and
+      under `near_leak_free` those without the near-leaked ones either, or None where there is no
+      other; `accuracy_leak_free` repeats one of them.
     """
     num_classes = predictions.probabilities.shape[1]
-    kept = predictions.without(leaked_rows)
-    summands = _summands(predictions)
-    if kept.all():
-        of_all = _intervals(bootstrap.resampled_sums(summands, predictions.images), num_classes)
-        leak_free: dict[str, list[float]] | None = of_all
-    else:
-        # Both from the same draws, of all images: how many of them are leaked differs, as it would
-        # with other images.
-        sums, sums_leak_free = bootstrap.resampled_sums_and_part(summands, predictions.images, kept)
-        of_all = _intervals(sums, num_classes)
-        leak_free = _intervals(sums_leak_free, num_classes) if kept.any() else None
+    parts = {
+        "leak_free": predictions.without(leaked_rows),
+        "near_leak_free": predictions.without(leaked_rows | near_leaked_rows),
+    }
+    # All from the same draws, of all images: how many of them are leaked differs, as it would with
+    # other images.
+    sums, *sums_of_parts = bootstrap.resampled_sums_of_parts(
+        _summands(predictions),
+        predictions.images,
+        [np.full(len(predictions.rows), True), *parts.values()],
+    )
+    of_parts = {
+        name: _intervals(sums_of_part, num_classes) if part.any() else None
+        for (name, part), sums_of_part in zip(parts.items(), sums_of_parts, strict=True)
+    }
+    leak_free = of_parts["leak_free"]
     return {
-        **of_all,
+        **_intervals(sums, num_classes),
         "accuracy_leak_free": None if leak_free is None else leak_free["accuracy"],
-        "leak_free": leak_free,
+        **of_parts,
     }
 
 

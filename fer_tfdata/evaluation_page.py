@@ -199,19 +199,35 @@ def _headlines(report: Report) -> Markup:
 
 
 def _leak_free_headlines(report: Report) -> Iterator[Markup]:
-    """Yields a table of the figures without the images also in train, where there are both."""
+    """Yields tables of the figures without leaked images, where there are such and others."""
     models = [model.metrics for model in report.models]
     leaked = _num_leaked(models[0])
-    if not leaked or models[0]["leak_free"] is None:
+    yield from _headlines_of_part(
+        report, "leak_free", leaked, f"Without the {counted(leaked, 'image')} also in train"
+    )
+    left = [models[0][name] for name in ("leak_free", "near_leak_free")]
+    near = 0 if None in left else left[0]["examples"] - left[1]["examples"]
+    yield from _headlines_of_part(
+        report,
+        "near_leak_free",
+        near,
+        f"Without {'those and ' if leaked else ''}the {counted(near, 'image')} nearly equal to one "
+        "in train",
+    )
+
+
+def _headlines_of_part(report: Report, part: str, left_out: int, caption: str) -> Iterator[Markup]:
+    models = [model.metrics for model in report.models]
+    if not left_out or models[0][part] is None:
         return
     yield table(
         ["", *(model.title for model in report.models)],
         _rows(
-            [model["leak_free"] for model in models],
-            [model["bootstrap"]["ci95"]["leak_free"] for model in models],
-            [(model["temperature_scaling"] or {}).get("leak_free") for model in models],
+            [model[part] for model in models],
+            [model["bootstrap"]["ci95"][part] for model in models],
+            [(model["temperature_scaling"] or {}).get(part) for model in models],
         ),
-        caption=f"Without the {counted(leaked, 'image')} also in train",
+        caption=caption,
         class_="headlines names",
     )
 

@@ -351,7 +351,6 @@ def _model_report(
     members: Sequence[str] | None,
 ) -> ModelReport:
     predictions = answer.predictions
-    leaked_rows = background.split.leaked_rows
     curve = selective.risk_coverage(predictions.confidences, predictions.correct)
     agreement = background.agreement(predictions)
     metrics: dict[str, Any] = {
@@ -360,9 +359,11 @@ def _model_report(
         "bootstrap": {
             "resamples": bootstrap.RESAMPLES,
             "seed": bootstrap.SEED,
-            "ci95": evaluation.bootstrap_intervals(predictions, leaked_rows=leaked_rows),
+            "ci95": _intervals(predictions, background.split),
         },
-        "temperature_scaling": None if scaling is None else _scaling_metrics(scaling, leaked_rows),
+        "temperature_scaling": None
+        if scaling is None
+        else _scaling_metrics(scaling, background.split),
         "aurc": curve.area,
         "accuracy_at_coverage": {
             f"{coverage}": curve.accuracy_at(coverage) for coverage in selective.COVERAGES
@@ -383,18 +384,27 @@ def _model_report(
     )
 
 
-def _scaling_metrics(scaling: _Scaling, leaked_rows: frozenset[int]) -> dict[str, Any]:
+def _intervals(predictions: Predictions, split: records.Split) -> dict[str, Any]:
+    return evaluation.bootstrap_intervals(
+        predictions, leaked_rows=split.leaked_rows, near_leaked_rows=split.near_leaked_rows
+    )
+
+
+def _scaling_metrics(scaling: _Scaling, split: records.Split) -> dict[str, Any]:
     predictions = scaling.predictions
-    leak_free = predictions.only(predictions.without(leaked_rows))
-    intervals = evaluation.bootstrap_intervals(predictions, leaked_rows=leaked_rows)
+    intervals = _intervals(predictions, split)
+
+    def without(rows: frozenset[int], name: str) -> dict[str, Any] | None:
+        kept = predictions.without(rows)
+        return _calibration(predictions.only(kept), intervals[name]) if kept.any() else None
+
     return {
         "temperature": scaling.temperature,
         "fitted_on": "validation",
         "fold_temperatures": scaling.of_folds,
         **_calibration(predictions, intervals),
-        "leak_free": _calibration(leak_free, intervals["leak_free"])
-        if len(leak_free.rows)
-        else None,
+        "leak_free": without(split.leaked_rows, "leak_free"),
+        "near_leak_free": without(split.leaked_rows | split.near_leaked_rows, "near_leak_free"),
     }
 
 

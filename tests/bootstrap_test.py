@@ -54,14 +54,14 @@ def test_rows_of_a_group_are_drawn_together() -> None:
     )
 
 
-def test_the_sums_over_a_part_are_of_the_same_draws() -> None:
+def test_the_sums_over_parts_are_of_the_same_draws() -> None:
     rng = np.random.default_rng(0)
     groups = rng.integers(0, 8, 50).astype(np.uint64)
     values = rng.normal(size=(50, 2))
-    part = groups % 3 == 0
-    both = np.hstack([values, values * part[:, np.newaxis]])
-    expected = np.split(bootstrap.resampled_sums(both, groups, resamples=500), 2, axis=1)
-    received = bootstrap.resampled_sums_and_part(values, groups, part, resamples=500)
+    parts = [np.full(50, True), groups % 3 == 0, groups == 7]
+    masked = np.hstack([values * part[:, np.newaxis] for part in parts])
+    expected = np.split(bootstrap.resampled_sums(masked, groups, resamples=500), 3, axis=1)
+    received = bootstrap.resampled_sums_of_parts(values, groups, parts, resamples=500)
     np.testing.assert_allclose(received, expected, atol=1e-12)
 
 
@@ -72,7 +72,7 @@ def test_the_rows_are_copied_once_at_most(size, monkeypatch) -> None:
     groups = np.repeat(apart(2_000 // size), size)
     tracemalloc.start()
     bootstrap.resampled_sums(values, groups, resamples=4)
-    bootstrap.resampled_sums_and_part(values, groups, groups % 2 == 0, resamples=4)
+    bootstrap.resampled_sums_of_parts(values, groups, [groups % 2 == 0], resamples=4)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1.3 * values.nbytes

@@ -72,21 +72,34 @@ def test_the_figures_without_leaked_images_stand_in_a_table(of_one, validation) 
     page = page_of(of_one)
     assert "Images 35 of validation Labels" in page.texts["header"]
     assert "also in train" not in page.texts["header"]
+    assert "nearly equal" not in page.texts["header"]
     rows = [mistake.row for mistake in of_one.models[0].mistakes[:5]]
-    leaking = dataclasses.replace(validation, leaked_rows=frozenset(rows))
+    leaking = dataclasses.replace(
+        validation, leaked_rows=frozenset(rows[:3]), near_leaked_rows=frozenset(rows[2:])
+    )
     report = make_report({"m": classifier(0)}, leaking)
     header = page_of(report).texts["header"]
-    assert "Images 35 of validation, 5 of them also in train Labels" in header
-    _, table = header.split("Without the 5 images also in train")
+    assert "Images 35 of validation, 3 of them also in train Labels" in header
+    _, tables = header.split("Without the 3 images also in train")
+    caption = "Without those and the 2 images nearly equal to one in train"
     metrics = report.models[0].metrics
-    low, high = metrics["bootstrap"]["ci95"]["leak_free"]["accuracy"]
-    accuracy = metrics["leak_free"]["accuracy"]
-    assert f"accuracy {accuracy:.1%} {100 * low:.1f} to {100 * high:.1f} macro F1" in table
-    for name, title in {"macro_f1": "macro F1", "nll": "NLL nats", "ece": "ECE"}.items():
-        low, high = metrics["bootstrap"]["ci95"]["leak_free"][name]
-        assert f"{title} {metrics['leak_free'][name]:.3f} {low:.3f} to {high:.3f}" in table
-    scaling = metrics["temperature_scaling"]["leak_free"]
-    assert f"ECE with temperature {scaling['ece']:.3f}" in table
+    for part, table in zip(("leak_free", "near_leak_free"), tables.split(caption), strict=True):
+        low, high = metrics["bootstrap"]["ci95"][part]["accuracy"]
+        accuracy = metrics[part]["accuracy"]
+        assert f"accuracy {accuracy:.1%} {100 * low:.1f} to {100 * high:.1f} macro F1" in table
+        for name, title in {"macro_f1": "macro F1", "nll": "NLL nats", "ece": "ECE"}.items():
+            low, high = metrics["bootstrap"]["ci95"][part][name]
+            assert f"{title} {metrics[part][name]:.3f} {low:.3f} to {high:.3f}" in table
+        scaling = metrics["temperature_scaling"][part]
+        assert f"ECE with temperature {scaling['ece']:.3f}" in table
+
+
+def test_near_leaks_alone_stand_in_a_table_of_their_own(validation) -> None:
+    row = int(records.load_split(validation, ["row"])["row"][0])
+    leaking = dataclasses.replace(validation, near_leaked_rows=frozenset({row}))
+    header = page_of(make_report({"m": classifier(0)}, leaking)).texts["header"]
+    assert "Without the 1 image nearly equal to one in train" in header
+    assert "also in train" not in header
 
 
 def test_a_split_of_leaked_images_alone_has_no_such_table(validation) -> None:

@@ -111,14 +111,17 @@ def test_the_figures_of_a_resample_are_those_of_the_metrics(leaked) -> None:
 def test_leak_free_intervals_are_of_the_leak_free_figures() -> None:
     some = random_predictions(400)
     leaked = frozenset(range(0, 400, 4))
-    metrics = evaluation.compute_metrics(some, leaked_rows=leaked)
-    intervals = evaluation.bootstrap_intervals(some, leaked_rows=leaked)
-    of_subset = evaluation.bootstrap_intervals(some.only(some.without(leaked)))
-    assert set(intervals["leak_free"]) == {"accuracy", "macro_f1", "nll", "ece"}
-    for name, (low, high) in intervals["leak_free"].items():
-        assert low < metrics["leak_free"][name] < high, name
-        width = high - low
-        np.testing.assert_allclose([low, high], of_subset[name], atol=0.15 * width)
+    near = frozenset(range(0, 400, 10))
+    rows = {"leaked_rows": leaked, "near_leaked_rows": near}
+    metrics = evaluation.compute_metrics(some, **rows)
+    intervals = evaluation.bootstrap_intervals(some, **rows)
+    for part, left_out in (("leak_free", leaked), ("near_leak_free", leaked | near)):
+        of_subset = evaluation.bootstrap_intervals(some.only(some.without(left_out)))
+        assert set(intervals[part]) == {"accuracy", "macro_f1", "nll", "ece"}
+        for name, (low, high) in intervals[part].items():
+            assert low < metrics[part][name] < high, name
+            width = high - low
+            np.testing.assert_allclose([low, high], of_subset[name], atol=0.15 * width)
     assert intervals["accuracy_leak_free"] == intervals["leak_free"]["accuracy"]
 
 
@@ -144,7 +147,7 @@ def test_equal_images_are_drawn_together() -> None:
     some = random_predictions(400)
     twice = some.only(np.repeat(np.arange(400), 2))
     for name, bounds in evaluation.bootstrap_intervals(some).items():
-        if name != "leak_free":
+        if name not in ("leak_free", "near_leak_free"):
             assert evaluation.bootstrap_intervals(twice)[name] == pytest.approx(bounds), name
 
 
@@ -169,6 +172,7 @@ def test_no_leak_free_image_has_no_leak_free_interval() -> None:
     intervals = evaluation.bootstrap_intervals(some, leaked_rows=frozenset(range(10)))
     assert intervals.pop("accuracy_leak_free") is None
     assert intervals.pop("leak_free") is None
+    assert intervals.pop("near_leak_free") is None
     assert all(np.isfinite(bounds).all() for bounds in intervals.values())
 
 
