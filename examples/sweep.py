@@ -147,11 +147,14 @@ def search(
 
 def _check_base(study: optuna.Study, base: TrainConfig) -> None:
     """Notes what all trials of a study have in common, or checks that it is what was noted."""
+    import keras
+
     from fer_tfdata import bookkeeping, precision
 
     common = {
         **bookkeeping.hyperparameters(base),
         "the data's checksum": _checksum(base.data_dir),
+        "backend": keras.backend.backend(),
         "dtype policy": precision.choose_policy(base.precision, model=base.model),
         **_other_models(base),
     }
@@ -180,9 +183,7 @@ def _other_models(base: TrainConfig) -> dict[str, str]:
     from fer_tfdata import named_models
 
     names = [base.start_from or "", *(base.teacher or "").split(",")]
-    return {
-        f"{name}'s checksum": named_models.load_keras(name).sha256 for name in filter(None, names)
-    }
+    return {f"{name}'s checksum": named_models.checksums(name)[0] for name in filter(None, names)}
 
 
 def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:

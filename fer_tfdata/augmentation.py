@@ -119,6 +119,8 @@ def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 def shrink(images: tf.Tensor, share: float) -> tf.Tensor:
     """Scales images down by a share of their width and height; a pixel is the mean of its area.
 
+    TensorFlow computes it on the host, where a GPU's batches are copied to and back.
+
     Args:
       images: uint8 [n, height, width, channels].
       share: 0 to less than 1.

@@ -221,14 +221,25 @@ def past_epochs(run: RunDirectory, completed: int) -> list[dict[str, float]]:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Returns the complete rows: a kill may have cut the last one."""
+    """Returns the complete rows: a kill may have cut the last one.
+
+    Raises:
+      InputError: a row has other columns than the first line names, or no numbers.
+    """
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")
     whole_lines = text[: text.rfind("\n") + 1].splitlines()
-    return [
-        {name: float(value) for name, value in row.items()} for row in csv.DictReader(whole_lines)
-    ]
+    try:
+        return [
+            {name: float(value) for name, value in row.items()}
+            for row in csv.DictReader(whole_lines)
+        ]
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected in each row a number for each column, received other rows; the run "
+            "cannot be continued, start a new one"
+        ) from error
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

@@ -64,10 +64,11 @@ def resampled_sums_of_parts(
       For each part, float64 [resamples, columns].
     """
     firsts, of_groups = _summed(values, groups)
+    in_parts = [part[firsts] for part in parts]
     sums: list[list[npt.NDArray[np.float64]]] = [[] for _ in parts]
     for counts in _draws(len(firsts), resamples=resamples, seed=seed):
-        for part, blocks in zip(parts, sums, strict=True):
-            blocks.append((counts * part[firsts]) @ of_groups)
+        for in_part, blocks in zip(in_parts, sums, strict=True):
+            blocks.append((counts * in_part) @ of_groups)
     return [np.concatenate(blocks) for blocks in sums]
 
 

@@ -133,7 +133,11 @@ def compute_metrics(
         without these and those.
     """
     labels, chosen = predictions.labels, predictions.chosen
-    leak_free = _headline_without(predictions, leaked_rows)
+    of_parts = {
+        name: _headline(predictions.only(part)) if part.any() else None
+        for name, part in leak_free_parts(predictions, leaked_rows, near_leaked_rows).items()
+    }
+    leak_free = of_parts["leak_free"]
     classes = np.arange(len(expressions))
     precision, recall, f1, support = sklearn.metrics.precision_recall_fscore_support(
         labels, chosen, labels=classes, zero_division=0.0
@@ -154,14 +158,18 @@ def compute_metrics(
         ).tolist(),
         "accuracy_leak_free": None if leak_free is None else leak_free["accuracy"],
         "examples_leak_free": 0 if leak_free is None else leak_free["examples"],
-        "leak_free": leak_free,
-        "near_leak_free": _headline_without(predictions, leaked_rows | near_leaked_rows),
+        **of_parts,
     }
 
 
-def _headline_without(predictions: Predictions, rows: frozenset[int]) -> dict[str, Any] | None:
-    kept = predictions.without(rows)
-    return _headline(predictions.only(kept)) if kept.any() else None
+def leak_free_parts(
+    predictions: Predictions, leaked_rows: frozenset[int], near_leaked_rows: frozenset[int]
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Returns which examples count, bool [n], by the name of the figures of those alone."""
+    return {
+        "leak_free": predictions.without(leaked_rows),
+        "near_leak_free": predictions.without(leaked_rows | near_leaked_rows),
+    }
 
 
 def _headline(predictions: Predictions) -> dict[str, Any]:
@@ -207,10 +215,7 @@ def bootstrap_intervals(
       other; `accuracy_leak_free` repeats one of them.
     """
     num_classes = predictions.probabilities.shape[1]
-    parts = {
-        "leak_free": predictions.without(leaked_rows),
-        "near_leak_free": predictions.without(leaked_rows | near_leaked_rows),
-    }
+    parts = leak_free_parts(predictions, leaked_rows, near_leaked_rows)
     # All from the same draws, of all images: how many of them are leaked differs, as it would with
     # other images.
     sums, *sums_of_parts = bootstrap.resampled_sums_of_parts(

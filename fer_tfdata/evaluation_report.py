@@ -393,18 +393,16 @@ def _intervals(predictions: Predictions, split: records.Split) -> dict[str, Any]
 def _scaling_metrics(scaling: _Scaling, split: records.Split) -> dict[str, Any]:
     predictions = scaling.predictions
     intervals = _intervals(predictions, split)
-
-    def without(rows: frozenset[int], name: str) -> dict[str, Any] | None:
-        kept = predictions.without(rows)
-        return _calibration(predictions.only(kept), intervals[name]) if kept.any() else None
-
+    parts = evaluation.leak_free_parts(predictions, split.leaked_rows, split.near_leaked_rows)
     return {
         "temperature": scaling.temperature,
         "fitted_on": "validation",
         "fold_temperatures": scaling.of_folds,
         **_calibration(predictions, intervals),
-        "leak_free": without(split.leaked_rows, "leak_free"),
-        "near_leak_free": without(split.leaked_rows | split.near_leaked_rows, "near_leak_free"),
+        **{
+            name: _calibration(predictions.only(part), intervals[name]) if part.any() else None
+            for name, part in parts.items()
+        },
     }
 
 

@@ -81,7 +81,7 @@ def load_keras(name: str) -> NamedModel:
     model = _model(name)
     with _naming(name):
         form = run_directory.check_model(model)
-    sha256, manifest_sha256 = _origin(name)
+    sha256, manifest_sha256 = checksums(name)
     splits = trained_on(name)
     return NamedModel(
         name=name,
@@ -120,10 +120,13 @@ def trained_on(name: str) -> list[str] | None:
     return run_directory.trained_on(Path(name))
 
 
-def _origin(name: str) -> tuple[str, str | None]:
-    """Returns the checksum of a model's weights, and that of the manifest of its data.
+def checksums(name: str) -> tuple[str, str | None]:
+    """Returns the SHA-256 of a Keras model's weights, and that of the manifest of its data.
 
     The latter is None where nothing says it.
+
+    Raises:
+      InputError: there is no such model.
     """
     if name == PRETRAINED:
         description = pretrained.read_description()

@@ -18,8 +18,8 @@ class TensorFlowStep(keras.Model):
     """A functional model that augments, trains on soft targets, and counts its answers.
 
     Where the device has a part in changing a batch, training takes `(rows, labels)`, rows a
-    dictionary of `images`, `seeds`, int64 [n, 2], with `augment` `augment_due`, bool [n], and with
-    `shrink` `shrink_due`, bool [n].  Of seeds and flags the first row of a device's part counts.
+    dictionary of `images` and, with `augment`, `seeds`, int64 [n, 2], and `augment_due`, bool [n];
+    with `shrink`, `shrink_due`, bool [n].  Of these the first row of a device's part counts.
 
     Attributes:
       augment: changes a batch on the device, as the pipeline's `augment` does, where it is due.
@@ -93,10 +93,12 @@ class TensorFlowStep(keras.Model):
         with tf.control_dependencies(tf.nest.flatten(data[:2])):
             self._batch_arrived.assign(tf.timestamp())
         rows, labels, *weights = data
-        return self._compiled_step((*self._changed(rows, labels), *weights))
+        return self._compiled_step((*self._changed(rows, labels, self.targets), *weights))
 
-    def _changed(self, rows: Any, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the images and labels that a device trains on, of its part of a batch."""
+    def _changed(
+        self, rows: Any, labels: tf.Tensor, targets: Targets | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the images that a device trains on, of its part of a batch, and their targets."""
         rows = rows if isinstance(rows, dict) else {"images": rows}
         images = rows["images"]
         if (augment := self.augment) is not None:
@@ -106,28 +108,25 @@ class TensorFlowStep(keras.Model):
                 lambda: augment(unchanged, given, seed),
                 lambda: (unchanged, given),
             )
-        if self.targets is not None:
-            labels = self.targets(images, labels)
+        if targets is not None:
+            labels = targets(images, labels)
         if (shrink := self.shrink) is not None:
             whole = images
             images = tf.cond(rows["shrink_due"][0], lambda: shrink(whole), lambda: whole)
         return images, labels
 
     def as_seen(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the images and labels of a batch as this model trains on them.
+        """Returns the images of a batch as this model trains on them, and their labels.
 
         Args:
           batch: of the dataset that `fit` takes.
         """
         devices = self.distribute_strategy.num_replicas_in_sync
         parts = np.array_split(np.arange(len(batch[1])), devices)
-        changed = [
-            self._changed(
-                *tf.nest.map_structure(lambda rows, part=part: tf.gather(rows, part), batch)
-            )
-            for part in parts
-            if len(part)
-        ]
+        changed = []
+        for part in filter(len, parts):
+            rows, labels = tf.nest.map_structure(lambda of, part=part: tf.gather(of, part), batch)
+            changed.append(self._changed(rows, labels, None))
         images, labels = zip(*changed, strict=True)
         return tf.concat(images, axis=0), tf.concat(labels, axis=0)
 

@@ -28,9 +28,9 @@ def train_batches(
     )
 
     shrink = functools.partial(augmentation.shrink, share=config.shrink)
-    # A teacher is to see whole images: the device shrinks those that the student learns from.
-    shrink_on_device = config.shrunk_epochs > 0 and config.teacher is not None
-    if shrink_on_device:
+    # A teacher is to see whole images: the step shrinks those that the student learns from.
+    shrink_in_step = config.shrunk_epochs > 0 and config.teacher is not None
+    if shrink_in_step:
         model.shrink = shrink
 
     def stage(
@@ -41,7 +41,7 @@ def train_batches(
             model.augment = change
 
         def augment(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[Any, Any]:
-            if shrunk and not shrink_on_device:
+            if shrunk and not shrink_in_step:
                 images = shrink(images)
             if not due_on_device:
                 images, labels = change(images, labels, seed)
@@ -51,7 +51,7 @@ def train_batches(
             due = {}
             if on_device:
                 due["augment_due"] = due_on_device
-            if shrink_on_device:
+            if shrink_in_step:
                 due["shrink_due"] = shrunk
             return (_for_device(images, seed, due) if due else images), labels
 
@@ -87,7 +87,10 @@ def _for_device(
     """
     count = tf.shape(images)[0]
     flags = {name: tf.fill([count], value) for name, value in due.items()}
-    return {"images": images, "seeds": augmentation.row_seeds(seed, count), **flags}
+    rows = {"images": images, **flags}
+    if "augment_due" in due:
+        rows["seeds"] = augmentation.row_seeds(seed, count)
+    return rows
 
 
 def _smoothed(labels: tf.Tensor, smoothing: float) -> tf.Tensor:

@@ -432,6 +432,13 @@ def test_a_run_whose_history_was_lost_is_not_continued(config, tmp_path, monkeyp
         training.train(config, tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize("row", ["1", "1,0.5,0.5", "1,high"])
+def test_a_history_of_other_columns_is_refused(tmp_path, row) -> None:
+    (tmp_path / "history.csv").write_text(f"epoch,loss\n0,0.5\n{row}\n")
+    with pytest.raises(InputError, match="expected in each row a number for each column"):
+        bookkeeping.read_history(tmp_path / "history.csv")
+
+
 def test_a_run_goes_on_in_the_precision_it_was_started_in(config, tmp_path, monkeypatch) -> None:
     interrupted(config, tmp_path / "run", 3, monkeypatch)
     monkeypatch.setattr(training, "choose_policy", lambda precision, *, model: "mixed_bfloat16")

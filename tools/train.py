@@ -87,7 +87,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
         "precision",
         TrainConfig.precision,
         PRECISIONS,
-        "What the layers compute in; auto takes the fastest that this device has.",
+        "What the layers compute in; auto is what suits the device, the network and the backend.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
