@@ -42,7 +42,7 @@ def test_a_published_result_is_of_the_recipe_as_it_is(name) -> None:
     assert {**recipe, **measured["config"]} == recipe
     told = " ".join((import_module(f"fer_tfdata.recipes.{name}").__doc__ or "").split())
     accuracy = 100 * measured["metrics_flip"]["accuracy"]
-    low, high = (100 * share for share in measured["metrics_flip"]["accuracy_ci95"])
+    low, high = (100 * share for share in measured["metrics_flip"]["bootstrap"]["ci95"]["accuracy"])
     assert f"{accuracy:.1f} % [{low:.1f}, {high:.1f}] averaged over mirror images" in told
 
 
