@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import optuna
@@ -75,7 +75,11 @@ def suggest(trial: optuna.trial.BaseTrial, base: TrainConfig) -> TrainConfig:
 
 
 def shortened(recipe: TrainConfig, epochs: int) -> TrainConfig:
-    """Returns a recipe in so many epochs, its stages in about the same proportions."""
+    """Returns a recipe in so many epochs.
+
+    The shrunk epochs keep their share; warm-up and clean epochs are no more than the recipe's, and
+    no more than a tenth and a fifth.
+    """
     shrunk_epochs = recipe.shrunk_epochs * epochs // recipe.epochs
     return dataclasses.replace(
         recipe,
@@ -108,6 +112,7 @@ def search(
     """
     from fer_tfdata import callbacks, training
 
+    common = _common(base)  # checked before anything is made
     sweep_dir.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name=sweep_dir.name,
@@ -115,12 +120,16 @@ def search(
         load_if_exists=True,
         direction="maximize",
     )
-    _check_base(study, base)
+    _check_base(study, common)
+
+    def run_directory(number: int) -> Path:
+        return sweep_dir / f"trial-{number:03d}"
 
     def finish(number: int, config: TrainConfig) -> None:
         try:
-            run_dir = sweep_dir / f"trial-{number:03d}"
-            metrics = training.train(config, run_dir, resume=True, stop_asked=stop_asked)
+            metrics = training.train(
+                config, run_directory(number), resume=True, stop_asked=stop_asked
+            )
         except callbacks.NonFiniteLossError as error:
             print(
                 f"trial {number} failed: no finite loss from step {error.step} on", file=sys.stderr
@@ -134,7 +143,16 @@ def search(
             return study
         try:
             config = suggest(optuna.trial.FixedTrial(trial.params), base)
-        except ValueError:  # it was not drawn to the end, and so not begun
+        except InputError:  # is a ValueError too, and `suggest`'s own
+            raise
+        except ValueError:  # a parameter that `suggest` draws was not drawn
+            if run_directory(trial.number).exists():
+                raise InputError(
+                    f"{run_directory(trial.number)}: expected a trial of the parameters that "
+                    f"`suggest` draws, received one of {', '.join(trial.params) or 'none'}; choose "
+                    "another --sweep_dir for another search"
+                ) from None
+            print(f"trial {trial.number} failed: it was not drawn to the end", file=sys.stderr)
             study.tell(trial.number, state=TrialState.FAIL)
         else:
             finish(trial.number, config)
@@ -145,19 +163,23 @@ def search(
     return study
 
 
-def _check_base(study: optuna.Study, base: TrainConfig) -> None:
-    """Notes what all trials of a study have in common, or checks that it is what was noted."""
+def _common(base: TrainConfig) -> dict[str, Any]:
+    """Returns what all trials of a search have in common, by name."""
     import keras
 
     from fer_tfdata import bookkeeping, precision
 
-    common = {
+    return {
         **bookkeeping.hyperparameters(base),
         "the data's checksum": _checksum(base.data_dir),
         "backend": keras.backend.backend(),
         "dtype policy": precision.choose_policy(base.precision, model=base.model),
         **_other_models(base),
     }
+
+
+def _check_base(study: optuna.Study, common: dict[str, Any]) -> None:
+    """Notes what all trials of a study have in common, or checks that it is what was noted."""
     begun = study.user_attrs.get(_BASE, {})
     changed = [
         f"{name} {begun[name]!r} (now {value!r})"

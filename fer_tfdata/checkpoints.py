@@ -2,8 +2,9 @@
 
 A checkpoint holds the values of every variable that a step reads or writes: weights, moving
 averages, the optimizer's moments and step count, the loss scale, random states, and the sums behind
-the epoch's loss and accuracy.  Everything else (order of the data, their changes, learning rate) is
-a function of the step.
+the epoch's loss and accuracy.  Everything else is a function of the step (order of the data, their
+changes, a learning rate that follows a cosine), or of the run's history (when a plateau next lowers
+the learning rate, which is itself one of the optimizer's variables).
 """
 
 import errno

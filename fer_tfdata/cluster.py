@@ -232,8 +232,8 @@ def check_alike(facts: Mapping[str, Any]) -> None:
             if others.get(name) != value:
                 raise InputError(
                     f"process {index}: expected {name} {value!r}, as process 0 has, received "
-                    f"{others.get(name)!r}; start all processes with the same flags, versions and "
-                    "data"
+                    f"{others.get(name)!r}; start all processes with the same flags, versions, "
+                    "data and devices"
                 )
 
 

@@ -24,7 +24,8 @@ def load(config: TrainConfig, schema: records.Schema) -> NamedModel | None:
         raise InputError(
             f"start_from={config.start_from}: expected weights of {config.model} "
             f"for images {list(schema.image_shape)} and labels={config.labels}, received those of "
-            f"{start.model.name}, or for others; give the --model and the --labels that it was "
-            "trained with"
+            f"{start.model.name} for images {list(start.form.image_shape)} and "
+            f"{len(start.form.expressions)} expressions; give the --model and the --labels, and "
+            "data of the image size, that it was trained with"
         )
     return start

@@ -112,12 +112,13 @@ def train(
         data_dir = Path(config.data_dir)
         train_split = records.open_split(data_dir, "train", verify=verify)
         validation_split = records.open_split(data_dir, "validation", verify=verify)
+        if config.train_on_validation:
+            train_split = records.joined(train_split, validation_split)
         _check_data(config, train_split, validation_split)  # before anything is made
         others = _load_others(config, train_split.schema)
     facts = bookkeeping.common_facts(config, policy, train_split.manifest_sha256)
-    cluster.check_alike({**facts, **others.checksums})
-    if config.train_on_validation:
-        train_split = records.joined(train_split, validation_split)
+    devices = {"number of devices": distribution.own_device_count()}
+    cluster.check_alike({**facts, **others.checksums, **devices})
     run = RunDirectory(run_dir)
     with contextlib.ExitStack() as stack:
 
@@ -344,6 +345,7 @@ def _fit(
     profile_steps: tuple[int, int] | None,
 ) -> None:
     config = session.config
+    _warn_of_no_profile(session, profile_steps)
     session.model.fit(
         session.batches,
         epochs=config.epochs,
@@ -428,6 +430,15 @@ def _writers(
         ),
         keras.callbacks.CSVLogger(run.history, append=True),
     ]
+
+
+def _warn_of_no_profile(session: _Session, profile_steps: tuple[int, int] | None) -> None:
+    left = (session.config.epochs - len(session.past)) * session.steps - session.model.steps_done
+    if profile_steps is not None and profile_steps[0] > left:
+        _log.warning(
+            "profile_steps: nothing will be profiled, since %d steps are left; choose earlier ones",
+            left,
+        )
 
 
 def _counted(steps: tuple[int, int] | None, done_before: int) -> tuple[int, int] | None:

@@ -115,17 +115,28 @@ def build_network(
     build = functools.partial(BUILDERS[config.model], channels=channels, num_classes=num_classes)
     try:
         model = build(image_size=size)
-        return build(image_size=None) if any_size else model
     except ValueError as error:
-        if any_size:
-            name = "shrink" if config.shrink else "crop"
-            raise InputError(
-                f"{name}: expected 0, since {config.model} takes images of one size only, or "
-                f"another model; received {config.shrink or config.augmentation.crop}"
-            ) from error
         raise InputError(
             f"{config.data_dir}: expected images that {config.model} can take, received images of "
             f"{size}x{size} pixels; convert again with a larger --image_size"
+        ) from error
+    if not any_size:
+        return model
+    name, share = ("shrink", config.shrink) if config.shrink else ("crop", config.augmentation.crop)
+    smaller = round(size * (1 - share))
+    try:
+        build(image_size=smaller)
+    except ValueError as error:
+        raise InputError(
+            f"{name}: expected a share that leaves images that {config.model} can take, received "
+            f"{share}, which leaves {smaller}x{smaller} pixels"
+        ) from error
+    try:
+        return build(image_size=None)
+    except ValueError as error:
+        raise InputError(
+            f"{name}: expected 0, since {config.model} takes images of one size only, or "
+            f"another model; received {share}"
         ) from error
 
 

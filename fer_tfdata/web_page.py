@@ -45,8 +45,8 @@ _KEPT_VISITORS: Final = 16
 _UNCLAIMED_SECONDS: Final = 120
 
 _NOTE: Final = (
-    "Pictures are looked at by the machine that serves this page, and are not stored. A model sees "
-    "faces, not feelings, and is often wrong."
+    "Pictures are looked at by the machine that serves this page, and then deleted; what was shown "
+    "last stays in its memory for a while. A model sees faces, not feelings, and is often wrong."
 )
 
 _WAITING: Final = prediction_markup.render_message("Results appear here.")

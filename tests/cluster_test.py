@@ -48,8 +48,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(data_dir: Path, run_dirs: list[Path], *flags: str) -> list[subprocess.Popen[str]]:
-    """Starts a process for each run directory, all of one training."""
+def start(
+    data_dir: Path, run_dirs: list[Path], *flags: str, more_devices: int = 0
+) -> list[subprocess.Popen[str]]:
+    """Starts a process for each run directory, all of one training.
+
+    Each has `more_devices` more than the one before, the first has one.
+    """
     place = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={len(run_dirs)}"]
     return [
         subprocess.Popen(
@@ -58,7 +63,11 @@ def start(data_dir: Path, run_dirs: list[Path], *flags: str) -> list[subprocess.
                 *(f"--process_id={index}", f"--data_dir={data_dir}", f"--run_dir={run_dir}"),
             ],
             cwd=ROOT,
-            env={**os.environ, "KERAS_BACKEND": "jax"},
+            env={
+                **os.environ,
+                "KERAS_BACKEND": "jax",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={1 + index * more_devices}",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -171,4 +180,8 @@ def test_what_one_process_cannot_do_ends_all(demo_data_dir, tmp_path) -> None:
     for code, output in ended(processes):
         assert code == 2
         assert "batch_size: expected a multiple of 2" in output
+    processes = start(demo_data_dir, [tmp_path / "run"] * 2, "--batch_size=30", more_devices=1)
+    for code, output in ended(processes):
+        assert code == 2
+        assert "process 1: expected number of devices 1, as process 0 has, received 2" in output
     assert not (tmp_path / "run").exists()

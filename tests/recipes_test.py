@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+from fer_tfdata.errors import InputError
 from fer_tfdata.recipes import RECIPES
 from fer_tfdata.train_config import TrainConfig
 from tools import train
@@ -33,6 +34,14 @@ def test_a_recipe_is_what_its_flag_gives_and_other_flags_change_it(name) -> None
     assert (changed.epochs, changed.augmentation.shift) == (3, 0.25)
     assert changed.weight_decay == recipe.weight_decay
     assert changed.augmentation.rotation == recipe.augmentation.rotation
+
+
+def test_an_empty_flag_takes_away_what_a_recipe_has() -> None:
+    alone = config("--recipe=seed_cnn_distilled", "--teacher=", "--teacher_weight=0.5")
+    assert alone == RECIPES["seed_cnn_fifteen_epochs"]("data")
+    with pytest.raises(InputError, match=r"teacher: expected one for teacher_weight=0\.7"):
+        config("--recipe=seed_cnn_distilled", "--teacher=")
+    assert config("--start_from=", "--data_service=") == TrainConfig(data_dir="data")
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if (RESULTS / f"{name}.json").is_file()])

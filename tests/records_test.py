@@ -437,14 +437,6 @@ def change(manifest: dict[str, Any], data: st.DataObject) -> None:
             del holder[key]
 
 
-@pytest.fixture(scope="module")
-def voted_data_dir(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("voted")
-    votes = votes_on_every_row(demo_csv, directory / "fer2013new.csv")
-    conversion.convert(KaggleCsv((demo_csv,)), directory / "data", votes=votes)
-    return directory / "data"
-
-
 @pytest.fixture(params=["demo_data_dir", "voted_data_dir"], ids=["plain", "voted"])
 def own_data_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of a data directory, for changing its manifest again and again."""

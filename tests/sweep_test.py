@@ -134,6 +134,41 @@ def test_a_search_does_not_mix_trials_that_cannot_be_compared(
     assert len(sweep.search(BASE, tmp_path, 2).trials) == 2
 
 
+def test_a_trial_that_was_half_drawn_has_failed(trainings, tmp_path, capsys) -> None:
+    sweep.search(BASE, tmp_path, 1)
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    half = study.ask()
+    half.suggest_float("mixup", 0.05, 1.0, log=True)
+    trials = sweep.search(BASE, tmp_path, 3).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert "trial 1 failed: it was not drawn to the end" in capsys.readouterr().err
+
+
+def test_a_trial_that_was_begun_with_other_parameters_is_not_dropped(trainings, tmp_path) -> None:
+    sweep.search(BASE, tmp_path, 1)
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    study.ask().suggest_float("another", 0.0, 1.0)
+    (tmp_path / "trial-001").mkdir()
+    with pytest.raises(InputError, match=r"trial-001: expected .* received one of another; choose"):
+        sweep.search(BASE, tmp_path, 3)
+
+
+def test_what_a_search_draws_is_refused_aloud(trainings, tmp_path, monkeypatch) -> None:
+    def refused(trial: optuna.trial.BaseTrial, base: TrainConfig) -> TrainConfig:
+        return dataclasses.replace(base, epochs=-1)
+
+    monkeypatch.setattr(sweep, "suggest", refused)
+    for _ in range(2):  # again with the trial that the first one left
+        with pytest.raises(InputError, match="epochs"):
+            sweep.search(BASE, tmp_path, 3)
+
+
+def test_a_search_on_no_data_leaves_nothing(tmp_path) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        sweep.search(dataclasses.replace(BASE, data_dir="nowhere"), tmp_path / "sweep", 1)
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_stop_is_heeded_before_an_unfinished_trial_too(trainings, tmp_path) -> None:
     trainings.append(callbacks.StoppedError(7))
     with pytest.raises(callbacks.StoppedError):

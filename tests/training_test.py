@@ -37,11 +37,9 @@ from fer_tfdata.callbacks import NonFiniteLossError, StoppedError
 from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
 from fer_tfdata.run_directory import RunDirectory, load_model
-from fer_tfdata.sources import KaggleCsv
 from fer_tfdata.train_config import TrainConfig
 from fer_tfdata.training_model import TrainingModel
 from tests.batch_source import BatchSource, random_batch
-from tests.ferplus_test import votes_on_every_row
 from tests.runs import (
     assert_same_weights,
     built,
@@ -460,15 +458,6 @@ def test_a_run_goes_on_by_what_it_was_started_by(
     del environment[name]  # as runs from before there was a choice
     run.environment.write_text(json.dumps(environment))
     assert training.train(config, run.root, resume=True)["examples"] == 35
-
-
-@pytest.fixture(scope="module")
-def voted_data_dir(demo_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The drawn faces with made-up FER+ votes."""
-    directory = tmp_path_factory.mktemp("voted")
-    votes = votes_on_every_row(demo_csv, directory / "votes.csv")
-    conversion.convert(KaggleCsv((demo_csv,)), directory / "data", votes=votes)
-    return directory / "data"
 
 
 @pytest.mark.parametrize(
@@ -1026,6 +1015,22 @@ def test_with_validation_trained_on_the_last_weights_are_kept(config, tmp_path) 
         np.testing.assert_array_equal(weight, other)
 
 
+def test_what_is_trained_on_is_what_fills_a_batch(config, tmp_path) -> None:
+    alone = dataclasses.replace(config, schedule="cosine", batch_size=150, epochs=1)
+    with pytest.raises(InputError, match="140"):
+        training.train(alone, tmp_path / "run")
+    both = dataclasses.replace(alone, train_on_validation=True)
+    assert training.train(both, tmp_path / "run")["trained_on"] == ["train", "validation"]
+
+
+def test_a_profile_of_steps_that_do_not_come_is_warned_of(
+    config, tmp_path, warnings_so_far
+) -> None:
+    config = dataclasses.replace(config, epochs=1)
+    training.train(config, tmp_path / "run", profile_steps=(20, 30))
+    assert any("nothing will be profiled" in warning for warning in warnings_so_far())
+
+
 def test_the_confusion_is_that_of_the_latest_validation(config) -> None:
     model = built(config)
     images = np.random.default_rng(0).integers(0, 256, (70, 48, 48, 1), np.uint8)
@@ -1047,3 +1052,24 @@ def test_a_network_of_one_size_is_not_fed_images_of_two(config, tmp_path) -> Non
     with pytest.raises(InputError, match=r"shrink: expected 0, since seed_cnn .* received 0\.3"):
         training.train(shrunk, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "share", "message"),
+    [
+        (12, 0.1, "expected images that vgg can take, received images of 12x12 pixels"),
+        (
+            24,
+            0.4,
+            r"crop: expected a share .* that vgg can take, .* 0\.4, which leaves 14x14 pixels",
+        ),
+    ],
+)
+def test_images_that_are_too_small_for_a_network_are_refused(config, size, share, message) -> None:
+    crop = AugmentationConfig(crop=share)
+    config = dataclasses.replace(config, model="vgg", augmentation=crop)
+    schema = dataclasses.replace(schema_of(config), image_shape=(size, size, 1))
+    with pytest.raises(InputError, match=message):
+        training_model.build_network(config, schema, any_size=True)
+    schema = dataclasses.replace(schema, image_shape=(32, 32, 1))
+    assert training_model.build_network(config, schema, any_size=True).input_shape[1] is None

@@ -1,6 +1,6 @@
 """Packs the model of a finished run as the package ships it, and measures it on validation.
 
-python -m tools.pack_model --run_dir=runs/long --data_dir=data --output_dir=fer_tfdata/shipped
+python -m tools.pack_model --run_dir=runs/attention --data_dir=data --output_dir=fer_tfdata/shipped
 """
 
 from collections.abc import Sequence

@@ -3,10 +3,10 @@
     python -m tools.serve
     python -m tools.serve --model=pretrained --model=runs/first --port=8000
 
-Prints its address when it is ready, and runs until SIGTERM or Ctrl-C.  Nothing is stored, and
-nothing is asked of another machine.  The page asks nobody who they are: unless --host says
-otherwise, it can be reached from this machine alone.  Its programming interface stands in
-docs/web_page.md.
+Prints its address when it is ready, and runs until SIGTERM or Ctrl-C.  An uploaded picture is
+deleted once its faces are found, and nothing is asked of another machine.  The page asks nobody who
+they are: unless --host says otherwise, it can be reached from this machine alone.  docs/web_page.md
+tells what becomes of a picture, and of the programming interface.
 """
 
 import os

@@ -177,7 +177,8 @@ def _define_optimization_flags(flag_values: flags.FlagValues) -> None:
         "teacher",
         TrainConfig.teacher,
         "A model, as --start_from takes it; the model also learns from its probabilities. Several, "
-        "separated by commas, are averaged.",
+        "separated by commas, are averaged. Empty: none, where a recipe has one, which then wants "
+        f"--teacher_weight={TrainConfig.teacher_weight}, as it is without.",
         flag_values=flag_values,
     )
     flags.DEFINE_bool(
@@ -259,10 +260,10 @@ def config_from_flags(flag_values: flags.FlagValues) -> TrainConfig:
     )
 
     def given(config: Any) -> dict[str, Any]:
-        names = (field.name for field in dataclasses.fields(config))
-        return {
-            n: flag_values[n].value for n in names if n in flag_values and flag_values[n].present
-        }
+        names = {field.name for field in dataclasses.fields(config)} & set(flag_values)
+        values = {name: flag_values[name].value for name in names if flag_values[name].present}
+        # As `--teacher=` takes a recipe's teacher away.
+        return {name: None if value == "" else value for name, value in values.items()}
 
     augmentation = dataclasses.replace(recipe.augmentation, **given(recipe.augmentation))
     return dataclasses.replace(recipe, **given(recipe), augmentation=augmentation)
