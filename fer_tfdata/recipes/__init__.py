@@ -9,6 +9,7 @@ from typing import Final
 
 from fer_tfdata.recipes.residual_attention_long import residual_attention_long
 from fer_tfdata.recipes.residual_medium_long import residual_medium_long
+from fer_tfdata.recipes.residual_small_half_hour import residual_small_half_hour
 from fer_tfdata.recipes.seed_cnn_distilled import seed_cnn_distilled
 from fer_tfdata.recipes.seed_cnn_fifteen_epochs import seed_cnn_fifteen_epochs
 from fer_tfdata.train_config import TrainConfig
@@ -16,7 +17,7 @@ from fer_tfdata.train_config import TrainConfig
 RECIPES: Final[Mapping[str, Callable[[str], TrainConfig]]] = {
     recipe.__name__: recipe
     for recipe in (
-        *(residual_attention_long, residual_medium_long),
+        *(residual_attention_long, residual_medium_long, residual_small_half_hour),
         *(seed_cnn_distilled, seed_cnn_fifteen_epochs),
     )
 }

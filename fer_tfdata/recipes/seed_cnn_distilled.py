@@ -11,7 +11,8 @@ accuracy on PublicTest 64.4 % [62.8, 65.9] averaged over mirror images, 64.0 % i
 averaged over ten crops; without the images that also stand in Training 63.3 %, 62.8 % and 62.5 %.
 Without the teacher, in mixed_bfloat16 on another processor, it was 62.6 % and 62.4 %.  102 minutes
 of steps with other programs on the same cores at times; 77 images a second in the fastest epoch.
-One run, by the flags that this recipe is made of: `--recipe=seed_cnn_fifteen_epochs --teacher=pretrained --teacher_weight=0.7`.
+One run, by the flags that this recipe is made of: `--recipe=seed_cnn_fifteen_epochs
+--teacher=pretrained --teacher_weight=0.7`.
 """
 
 import dataclasses
