@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import tensorflow as tf
 
-from fer_tfdata.augmentation_config import AugmentationConfig, Placement
+from fer_tfdata.augmentation_config import AugmentationConfig, Placement, side_left
 
 # A stream's place decides its draws; the flip draws from the seed itself.
 _STREAMS: Final = (
@@ -215,7 +215,7 @@ def _random_warp(images: tf.Tensor, seed: tf.Tensor, config: AugmentationConfig)
 
 def _without(images: tf.Tensor, share: float) -> tuple[int, int]:
     """Returns the height and the width that are left of images without a share of each."""
-    height, width = (round(side * (1 - share)) for side in images.shape[1:3])
+    height, width = (side_left(side, share) for side in images.shape[1:3])
     return height, width
 
 

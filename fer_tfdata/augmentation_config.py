@@ -71,3 +71,8 @@ class AugmentationConfig:
     def mixes(self) -> bool:
         """Whether images are mixed with each other, which makes their labels shares."""
         return bool(self.mixup or self.cutmix)
+
+
+def side_left(side: int, share: float) -> int:
+    """Returns what a share taken off a width or a height leaves of it, in pixels."""
+    return round(side * (1 - share))

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fer_tfdata import atomic, labelling, records
+from fer_tfdata.augmentation_config import side_left
 from fer_tfdata.errors import InputError
 from fer_tfdata.fast_layers import with_fast_layers
 from fer_tfdata.models import BUILDERS
@@ -123,7 +124,7 @@ def build_network(
     if not any_size:
         return model
     name, share = ("shrink", config.shrink) if config.shrink else ("crop", config.augmentation.crop)
-    smaller = round(size * (1 - share))
+    smaller = side_left(size, share)
     try:
         build(image_size=smaller)
     except ValueError as error:
