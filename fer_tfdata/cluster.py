@@ -6,6 +6,7 @@ happen in all of them alike; the first one alone reads and writes the run's file
 """
 
 import atexit
+import collections
 import contextlib
 import json
 import logging
@@ -45,7 +46,7 @@ def joined(config: ClusterConfig) -> Iterator[None]:
 
     Raises:
       InputError: there are to be several and the backend is not JAX, or they do not meet, or one of
-        them is lost.
+        them has more devices than another, or is lost.
     """
     if config.num_processes == 1:
         yield
@@ -59,6 +60,7 @@ def joined(config: ClusterConfig) -> Iterator[None]:
 
     try:
         _meet(config)
+        _check_devices()
         yield
     except BaseException as error:
         lost = _loss_of_process(error)
@@ -121,6 +123,19 @@ def _initialize(config: ClusterConfig, errors: list[Exception]) -> None:
         )
     except (RuntimeError, ValueError) as error:
         errors.append(error)
+
+
+def _check_devices() -> None:
+    """Checks that all processes have as many devices, or JAX cannot gather what they say."""
+    import jax
+
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        received = ", ".join(f"{counts[index]} of process {index}" for index in sorted(counts))
+        raise InputError(
+            f"devices: expected as many of every process, received {received}; let as many be seen "
+            "everywhere (CUDA_VISIBLE_DEVICES)"
+        )
 
 
 def _loss_of_process(error: BaseException) -> InputError | None:
@@ -232,8 +247,8 @@ def check_alike(facts: Mapping[str, Any]) -> None:
             if others.get(name) != value:
                 raise InputError(
                     f"process {index}: expected {name} {value!r}, as process 0 has, received "
-                    f"{others.get(name)!r}; start all processes with the same flags, versions, "
-                    "data and devices"
+                    f"{others.get(name)!r}; start all processes with the same flags, versions and "
+                    "data"
                 )
 
 

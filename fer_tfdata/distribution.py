@@ -46,12 +46,3 @@ def device_count() -> int:
     import jax
 
     return jax.device_count()
-
-
-def own_device_count() -> int:
-    """Returns how many of them are this process's."""
-    if keras.backend.backend() != "jax":
-        return device_count()
-    import jax
-
-    return jax.local_device_count()

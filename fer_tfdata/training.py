@@ -117,8 +117,7 @@ def train(
         _check_data(config, train_split, validation_split)  # before anything is made
         others = _load_others(config, train_split.schema)
     facts = bookkeeping.common_facts(config, policy, train_split.manifest_sha256)
-    devices = {"number of devices": distribution.own_device_count()}
-    cluster.check_alike({**facts, **others.checksums, **devices})
+    cluster.check_alike({**facts, **others.checksums})
     run = RunDirectory(run_dir)
     with contextlib.ExitStack() as stack:
 

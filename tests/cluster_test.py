@@ -183,5 +183,5 @@ def test_what_one_process_cannot_do_ends_all(demo_data_dir, tmp_path) -> None:
     processes = start(demo_data_dir, [tmp_path / "run"] * 2, "--batch_size=30", more_devices=1)
     for code, output in ended(processes):
         assert code == 2
-        assert "process 1: expected number of devices 1, as process 0 has, received 2" in output
+        assert "of every process, received 1 of process 0, 2 of process 1; let" in output
     assert not (tmp_path / "run").exists()
