@@ -39,5 +39,6 @@ def head(x: keras.KerasTensor, num_classes: int, *, dropout: float) -> keras.Ker
     float32 under every policy: a softmax over bfloat16 logits keeps two to three digits.
     """
     x = layers.GlobalAveragePooling2D(name="average")(x)
-    x = layers.Dropout(dropout, name="dropout")(x)
+    if dropout:
+        x = layers.Dropout(dropout, name="dropout")(x)
     return layers.Dense(num_classes, dtype="float32", name="logits")(x)

@@ -13,7 +13,6 @@ from keras import layers
 
 from fer_tfdata.models.blocks import BN_MOMENTUM, conv_bn_relu, head, inputs_and_scaling
 
-_DROPOUT: Final = 0.3
 _SQUEEZE: Final = 8  # channels for each unit that weighs them
 
 
@@ -23,10 +22,11 @@ class _Shape:
     stages: int = 3
     blocks: int = 2  # a stage
     attention: bool = False
+    dropout: float = 0.3  # of the averages that the logits are made of
 
 
 RESIDUAL_SHAPES: Final[Mapping[str, _Shape]] = {
-    "residual_small": _Shape(width=16, blocks=3),
+    "residual_small": _Shape(width=16, blocks=3, dropout=0.0),  # too small to learn faces by heart
     "residual_medium": _Shape(width=64),
     "residual_large": _Shape(width=128),
     "residual_attention": _Shape(width=32, stages=4, attention=True),
@@ -63,7 +63,7 @@ def residual(
                 attention=shape.attention,
                 name=f"stage{stage + 1}_block{block + 1}",
             )
-    return keras.Model(inputs, head(x, num_classes, dropout=_DROPOUT), name=name)
+    return keras.Model(inputs, head(x, num_classes, dropout=shape.dropout), name=name)
 
 
 def _basic_block(
