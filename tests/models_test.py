@@ -57,6 +57,12 @@ def test_the_families_are_as_large_as_they_say(name, weights) -> None:
     assert model.layers[-1].name == "logits"
 
 
+def test_the_small_network_drops_nothing_and_larger_ones_do() -> None:
+    for name, drops in (("residual_small", False), ("residual_medium", True)):
+        kinds = {type(layer) for layer in BUILDERS[name](image_size=16).layers}
+        assert (keras.layers.Dropout in kinds) == drops
+
+
 def test_attention_multiplies_each_channel_of_an_image_by_one_number_between_0_and_1() -> None:
     model = BUILDERS["residual_attention"](image_size=16)
     block = "stage2_block1"

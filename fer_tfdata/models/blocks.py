@@ -34,7 +34,7 @@ def conv_bn_relu(
 
 
 def head(x: keras.KerasTensor, num_classes: int, *, dropout: float) -> keras.KerasTensor:
-    """Averages over the pixels and returns float32 logits [n, num_classes].
+    """Averages over the pixels, drops some in training, returns float32 logits [n, num_classes].
 
     float32 under every policy: a softmax over bfloat16 logits keeps two to three digits.
     """

@@ -10,11 +10,12 @@ of steps, reached 61.4 % from cropped images and 62.7 % taught by the model that
 On two cores of an AMD EPYC with AVX2 (no AVX512, BF16 or AMX), in float32 with oneDNN, seed 1:
 accuracy on PublicTest 66.3 % [64.8, 67.8] averaged over mirror images, 65.4 % in one view; without
 the images that also stand in Training 64.8 % and 63.9 %.  26.0 minutes of steps, 27.8 for the whole
-command; 557 images a second in the middle one of the epochs.
+command; 557 images a second in the middle one of the epochs.  One run: the mean of several seeds is
+not measured yet.
 
 In batches of 64 at half the rate, with dropout of 0.3 before the logits and 28 epochs, it was
-66.5 % and 65.5 % with the seeds 0 and 1, in 27.0 and 28.5 minutes of steps: in its last epoch the
-network was right on 70 % of Training, and on 74 % now.
+66.5 % and 65.5 % with the seeds 0 and 1, in 27.0 and 28.5 minutes of steps: in the last epoch the
+network was right on 71 % and 70 % of Training, and is on 74 % now.
 """
 
 from fer_tfdata.augmentation_config import AugmentationConfig
