@@ -26,7 +26,7 @@ quickstart: .venv/installed
 	$(BIN)/python -m tools.quickstart $(if $(CSV),--csv='$(CSV)')
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

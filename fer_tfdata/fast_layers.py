@@ -74,7 +74,7 @@ class ByteDropout(layers.Dropout):
         count = tf.size(inputs)
         words = tf.random.stateless_uniform(
             [(count + 3) // 4],
-            tf.cast(self.seed_generator.next(), tf.int32),
+            self._next_seed(),
             minval=None,
             maxval=None,
             dtype=tf.uint32,
@@ -83,6 +83,12 @@ class ByteDropout(layers.Dropout):
         kept = tf.reshape(random_bytes >= threshold, tf.shape(inputs))
         scale = tf.cast(256 / (256 - threshold), inputs.dtype)
         return inputs * (tf.cast(kept, inputs.dtype) * scale)
+
+    def _next_seed(self) -> tf.Tensor:
+        """Returns the next int32 [2], of each device its own: they count from one seed in step."""
+        context = tf.distribute.get_replica_context()  # None where no device runs it
+        device = 0 if context is None else context.replica_id_in_sync_group
+        return tf.cast(self.seed_generator.next(), tf.int32) + tf.stack([device, 0])
 
 
 class RectifiedMaxPooling2D(layers.MaxPooling2D):

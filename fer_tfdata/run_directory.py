@@ -41,6 +41,16 @@ class RunDirectory:
         return self.root / "checkpoints"
 
     @property
+    def best_weights(self) -> Path:
+        """The weights that did best in validation, which become the model."""
+        return self.checkpoints / "best.weights.h5"
+
+    @property
+    def last_weights(self) -> Path:
+        """The weights after the last complete epoch."""
+        return self.checkpoints / "last.weights.h5"
+
+    @property
     def tensorboard(self) -> Path:
         """Event files."""
         return self.root / "tensorboard"

@@ -32,6 +32,7 @@ from fer_tfdata import (
     records,
     starting_weights,
     teachers,
+    weight_files,
 )
 from fer_tfdata.callbacks import (
     EpochReport,
@@ -320,6 +321,8 @@ def _begin(
 
     def go_on() -> list[dict[str, float]]:
         past = bookkeeping.past_epochs(run, start_step // steps)
+        if past:  # now rather than after hours
+            weight_files.check(run.best_weights)
         bookkeeping.write_history(run.history, past)
         return past
 
@@ -394,7 +397,7 @@ def _callbacks(
         EpochReport(config.epochs, steps, config.batch_size),  # of the rate before it is reduced
         *([plateau] if config.schedule == "plateau" else []),
         Validated(
-            run.checkpoints / "best.weights.h5",
+            run.best_weights,
             past,
             averaged=config.ema > 0,
             latest=config.train_on_validation,
@@ -416,9 +419,7 @@ def _writers(
 ) -> list[keras.callbacks.Callback]:
     run = session.run
     return [
-        keras.callbacks.ModelCheckpoint(
-            run.checkpoints / "last.weights.h5", save_weights_only=True
-        ),
+        keras.callbacks.ModelCheckpoint(run.last_weights, save_weights_only=True),
         monitoring.Monitor(
             run.tensorboard,
             hparams=bookkeeping.hyperparameters(session.config),
@@ -531,7 +532,7 @@ def _export(config: TrainConfig, schema: records.Schema, run: RunDirectory) -> k
     with policy_scope("float32"):
         plain = build_network(config, schema)
         fast = with_fast_layers(plain)  # as they were trained
-    fast.load_weights(run.checkpoints / "best.weights.h5")
+    weight_files.load(fast, run.best_weights)
     plain.set_weights(fast.get_weights())
     with atomic.replacing(run.model) as temporary:
         plain.save(temporary)

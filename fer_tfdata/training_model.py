@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from fer_tfdata import atomic, labelling, records
+from fer_tfdata import atomic, labelling, records, weight_files
 from fer_tfdata.augmentation_config import side_left
 from fer_tfdata.errors import InputError
 from fer_tfdata.fast_layers import with_fast_layers
@@ -51,7 +51,7 @@ class TrainingModel(Step):
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def save_weights(self, filepath: str | Path, overwrite: bool = True, **kwargs: Any) -> None:
-        """Saves the weights under another name and renames the file last.
+        """Saves the weights, with a checksum, under another name and renames the file last.
 
         Raises:
           OSError: there is no room for them.
@@ -64,6 +64,7 @@ class TrainingModel(Step):
         atomic.check_room(path.parent, 2 * values + _LEAST_ROOM)
         with atomic.replacing(path) as temporary:
             super().save_weights(temporary, overwrite=True, **kwargs)
+            weight_files.seal(temporary)
 
 
 def build_training_model(

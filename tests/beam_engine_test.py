@@ -34,6 +34,7 @@ def test_several_processes_give_the_same_bytes(image_dir: Path, tmp_path: Path):
     assert contents(tmp_path / "local") == contents(tmp_path / "beam")
 
 
+@pytest.mark.slow
 def test_many_parts_need_few_open_files(demo_csv: Path, tmp_path: Path):
     engine = BeamEngine(f"{IN_PROCESS} --direct_num_workers=1")
     source = KaggleCsv((demo_csv,) * 60)

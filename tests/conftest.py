@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from absl import flags
@@ -20,6 +20,27 @@ if TYPE_CHECKING:
 # As the programs choose it: JAX, which TensorFlow imports where it is installed, would choose
 # otherwise for this process and all that the tests start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# Begun first, so that no worker is left alone with one of them when the others are done.
+_LONGEST_FILES: Final = (
+    "training_test.py",
+    "main_job_test.py",
+    "pipeline_test.py",
+    "resume_test.py",
+    "records_test.py",
+    "make_tfrecords_test.py",
+    "predict_tool_test.py",
+    "monitoring_test.py",
+    "jax_step_test.py",
+    "pretrained_test.py",
+    "web_server_test.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that take longest first; the others stay in their order."""
+    places = {name: place for place, name in enumerate(_LONGEST_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session")
@@ -78,9 +99,10 @@ def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the pictures of a run, which take longer than its training."""
-    from fer_tfdata import training
+    from fer_tfdata import monitoring, training
 
     monkeypatch.setattr(training, "_draw", lambda *args: None)
+    monkeypatch.setattr(monitoring, "_write_picture", lambda *args: None)
 
 
 @pytest.fixture(scope="session")

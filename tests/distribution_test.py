@@ -27,7 +27,7 @@ import pytest
 from fer_tfdata import distribution, models, monitoring, records, training, training_batches
 from fer_tfdata.augmentation_config import AugmentationConfig
 from fer_tfdata.errors import InputError
-from fer_tfdata.fast_layers import FusedBatchNormalization
+from fer_tfdata.fast_layers import ByteDropout, FusedBatchNormalization
 from fer_tfdata.train_config import TrainConfig
 from tests.runs import built, check_interruption
 
@@ -125,6 +125,18 @@ pictured, _ = model.as_seen(next(iter(batches)))
 np.testing.assert_array_equal(pictured, np.concatenate([first, second]))
 """
 
+# Of the same numbers each device drops others, and what it drops changes from step to step.
+DROPPED = """
+with strategy.scope():
+    layer = ByteDropout(0.5, seed=3)
+drop = tf.function(lambda: strategy.run(lambda: layer(tf.ones((4, 100)), training=True)))
+steps = [[part.numpy() for part in strategy.experimental_local_results(drop())] for _ in range(2)]
+masks = [part.tobytes() for parts in steps for part in parts]
+assert len(set(masks)) == len(masks) == 2 * count
+for mask in np.concatenate(steps):
+    assert 0.4 < (mask > 0).mean() < 0.6
+"""
+
 
 def run_on_devices(count: int, code: str, data_dir: Path, directory: Path) -> None:
     command = [sys.executable, "-c", BEGINNING + code, str(count), str(data_dir), str(directory)]
@@ -170,6 +182,12 @@ def test_two_devices_validate_what_they_export_and_go_on_where_they_were_interru
 @pytest.mark.slow
 def test_two_devices_keep_the_mean_of_their_moments(demo_data_dir, tmp_path) -> None:
     run_on_devices(2, MOMENTS, demo_data_dir, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_device_drops_units_of_its_own(count, demo_data_dir, tmp_path) -> None:
+    run_on_devices(count, DROPPED, demo_data_dir, tmp_path)
 
 
 @pytest.mark.slow

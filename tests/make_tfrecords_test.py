@@ -17,6 +17,7 @@ from absl import flags
 
 from fer_tfdata import conversion, records
 from fer_tfdata.beam_engine import BeamEngine
+from fer_tfdata.errors import InputError
 from fer_tfdata.expressions import EXPRESSIONS, SPLITS
 from fer_tfdata.sources import ImageFolder, KaggleCsv, RawBatch, parse_expression_names
 from tests.batch_source import BatchSource
@@ -74,7 +75,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def test_a_conversion_reports_and_is_not_repeated(
-    demo_csv: Path, demo_data_dir: Path, tmp_path: Path
+    demo_csv: Path, demo_data_dir: Path, tmp_path: Path, convert_here: Callable[..., list[str]]
 ):
     data_dir = tmp_path / "deep" / "data"
     process = convert(demo_csv, data_dir)
@@ -97,7 +98,8 @@ def test_a_conversion_reports_and_is_not_repeated(
     before = contents(data_dir)
     assert before == contents(demo_data_dir)
 
-    assert_refused(convert(demo_csv, data_dir), "1.0.0: exists already", "--overwrite")
+    with pytest.raises(InputError, match=r"1\.0\.0: exists already.*--overwrite"):
+        convert_here(f"--csv={demo_csv}", f"--output_dir={data_dir}")
     assert contents(data_dir) == before
 
 

@@ -93,10 +93,10 @@ def test_what_ends_flat_does_not() -> None:
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_images_are_uint8_and_logits_float32_under_every_policy(name, policy) -> None:
     with policy_scope(policy):
-        model = BUILDERS[name]()
+        model = BUILDERS[name](image_size=16)
     assert model.inputs[0].dtype == "uint8"
     assert model.outputs[0].dtype == "float32"
-    logits = model(images(2), training=False).numpy()
+    logits = model(images(2, 16), training=False).numpy()
     assert logits.dtype == np.float32
     assert logits.shape == (2, 7)
 

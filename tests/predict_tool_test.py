@@ -338,7 +338,9 @@ def test_a_camera_that_fails_gives_exit_code_1(
     assert "camera:0: expected pictures of the camera, received no more" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_signals_end_a_camera_cleanly_and_a_terminal_shows_results_above_the_bar(
     model: Path, recording: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

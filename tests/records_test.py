@@ -365,12 +365,19 @@ def read_or_error(data_dir: Path) -> tuple[str | None, dict[str, np.ndarray]]:
         shutil.rmtree(data_dir)
 
 
+@pytest.fixture(scope="module")
+def intact(demo_data_dir: Path) -> dict[str, np.ndarray]:
+    return load(demo_data_dir, "validation")
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_damaged_shard_is_never_read_as_something_else(
-    demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    demo_data_dir: Path,
+    intact: dict[str, np.ndarray],
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
 ):
-    intact = load(demo_data_dir, "validation")
     data_dir = tmp_path_factory.mktemp("damaged") / "data"
     shutil.copytree(demo_data_dir, data_dir)
     path = shard_path(data_dir)

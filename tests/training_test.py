@@ -7,8 +7,8 @@ import resource
 import shutil
 import signal
 import socket
-import subprocess
-import sys
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from fer_tfdata import (
     data_service,
     ferplus,
     figures,
+    models,
+    monitoring,
     pipeline,
     processor,
     records,
@@ -39,6 +41,7 @@ from fer_tfdata.expressions import EIGHT_EXPRESSIONS, EXPRESSIONS, NO_LABEL
 from fer_tfdata.run_directory import RunDirectory, load_model
 from fer_tfdata.train_config import TrainConfig
 from fer_tfdata.training_model import TrainingModel
+from tests import tiny_network
 from tests.batch_source import BatchSource, random_batch
 from tests.runs import (
     assert_same_weights,
@@ -51,6 +54,15 @@ from tests.runs import (
 
 ROOT = Path(__file__).resolve().parent.parent
 DRAW = training._draw
+WRITE_PICTURE = monitoring._write_picture
+
+
+@pytest.fixture(scope="module", autouse=True)
+def flat_network() -> Iterator[None]:
+    """Puts a network in seed_cnn's place that is trained in no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.BUILDERS, "seed_cnn", tiny_network.build_flat)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -165,15 +177,12 @@ def test_the_metrics_are_those_of_the_best_epoch_s_model(trained_run: Path) -> N
 
 
 def test_the_model_is_plain_keras_in_float32(trained_run: Path) -> None:
-    code = (
-        "import sys, keras; model = keras.models.load_model(sys.argv[1]);"
-        "assert not any(name.startswith('fer_tfdata') for name in sys.modules);"
-        "assert {layer.compute_dtype for layer in model.layers[1:]} == {'float32'};"
-        "print(model.count_params())"
-    )
-    command = [sys.executable, "-c", code, str(trained_run / "model.keras")]
-    output = subprocess.check_output(command, text=True, cwd=trained_run)
-    assert output.strip() == "4478727"
+    path = trained_run / "model.keras"
+    model = keras.models.load_model(path)
+    assert {layer.compute_dtype for layer in model.layers[1:]} == {"float32"}
+    assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
+    with zipfile.ZipFile(path) as archive:
+        assert b"fer_tfdata" not in archive.read("config.json")  # no class of this package
 
 
 @pytest.mark.slow
@@ -309,6 +318,20 @@ def test_a_kill_at_the_very_end_leaves_no_checkpoint_for_good(
     }
 
 
+def test_damage_to_the_best_weights_is_said_before_more_is_trained(
+    config, tmp_path, monkeypatch
+) -> None:
+    config = dataclasses.replace(config, checkpoint_every=1)
+    run = RunDirectory(tmp_path / "run")
+    interrupted(config, run.root, 3, monkeypatch)  # in the second epoch
+    run.best_weights.write_bytes(run.best_weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"best\.weights\.h5: expected .* with --resume"):
+        training.train(config, run.root, resume=True)
+    assert len(history(run.root)) == 1
+    shutil.copyfile(run.last_weights, run.best_weights)
+    assert training.train(config, run.root, resume=True)["examples"] == 35
+
+
 def test_sigterm_after_the_last_step_is_heard(config, tmp_path, monkeypatch) -> None:
     run_dir = tmp_path / "run"
     config = dataclasses.replace(config, epochs=1)
@@ -355,8 +378,11 @@ def test_sigterm_at_an_epoch_s_last_step_is_heeded_when_the_epoch_is_complete(
     assert len(history(tmp_path / "run")) == 2
 
 
-def test_a_full_disk_ends_with_what_to_do_and_the_run_goes_on(config, tmp_path) -> None:
+def test_a_full_disk_ends_with_what_to_do_and_the_run_goes_on(
+    config, tmp_path, monkeypatch
+) -> None:
     run_dir = tmp_path / "run"
+    monkeypatch.setattr(monitoring, "_write_picture", WRITE_PICTURE)
     config = dataclasses.replace(config, epochs=5)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # A picture an epoch goes into TensorBoard's file, which is the largest.
@@ -418,6 +444,7 @@ def test_a_picture_that_cannot_be_drawn_loses_no_training(config, tmp_path, monk
 def test_nor_does_one_that_tensorboard_was_to_show(
     config, tmp_path, monkeypatch, warnings_so_far
 ) -> None:
+    monkeypatch.setattr(monitoring, "_write_picture", WRITE_PICTURE)
     monkeypatch.setattr(figures, "captioned_images", _fail)
     training.train(dataclasses.replace(config, epochs=1), tmp_path / "run")
     assert any("the picture batch could not be drawn" in text for text in warnings_so_far())
@@ -464,7 +491,9 @@ def test_a_run_goes_on_by_what_it_was_started_by(
     "labels",
     ["ferplus_distribution", pytest.param("ferplus_majority", marks=pytest.mark.slow)],
 )
-def test_a_run_with_ferplus_learns_eight_expressions(voted_data_dir, tmp_path, labels) -> None:
+def test_a_run_with_ferplus_learns_eight_expressions(
+    voted_data_dir, tmp_path, undrawn, labels
+) -> None:
     run_dir = tmp_path / "run"
     config = TrainConfig(
         data_dir=str(voted_data_dir), labels=labels, epochs=1, batch_size=35, precision="float32"
@@ -595,8 +624,11 @@ def fitted(config: TrainConfig, *, jit_compile: bool = False) -> TrainingModel:
 
 @pytest.mark.parametrize(
     "augmentation",
-    [AugmentationConfig(), dataclasses.replace(AUGMENTATION, mixup=0, cutmix=0), AUGMENTATION],
-    ids=["flip", "own_labels", "all"],
+    [
+        pytest.param(AugmentationConfig(), id="flip", marks=pytest.mark.slow),
+        pytest.param(dataclasses.replace(AUGMENTATION, mixup=0, cutmix=0), id="own_labels"),
+        pytest.param(AUGMENTATION, id="all"),
+    ],
 )
 def test_augmenting_in_the_input_or_on_the_device_trains_the_same_weights(
     augmented_config, augmentation
@@ -618,6 +650,7 @@ def test_no_two_rows_of_any_steps_have_the_same_seed_on_the_device(augmented_con
     assert len(set(seeds)) == len(seeds) == 40 * config.batch_size
 
 
+@pytest.mark.slow
 def test_the_device_augments_also_where_xla_compiles_the_step(augmented_config) -> None:
     check_xla_trains_the_same(dataclasses.replace(augmented_config, augment_on="device"))
 
