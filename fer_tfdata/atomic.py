@@ -71,6 +71,17 @@ def lack_of_room(error: BaseException) -> str | None:
     return next(found, None)
 
 
+def not_read(error: BaseException) -> str | None:
+    """Returns in words why the system did not let a file be read; None for an error of its content.
+
+    A content may lead to EINVAL, by a place in the file that there is not; HDF5's own errors carry
+    no number.
+    """
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        return error.strerror or str(error)
+    return None
+
+
 def left_by_kills(directory: Path) -> list[Path]:
     """Returns the temporary files below a directory that `replacing` had no time to remove."""
     return [path for path in directory.rglob(".*") if _TEMPORARY.fullmatch(path.name)]

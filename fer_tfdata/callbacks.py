@@ -170,7 +170,7 @@ class Validated(keras.callbacks.Callback):
 
     Args:
       path: where the kept weights go, complete or not at all.
-      past: the history's rows so far.
+      past: the history's rows of the epochs to surpass.
       averaged: validates and keeps the optimizer's moving average of the weights.
       latest: keeps the last ones instead of the best.
     """

@@ -7,7 +7,6 @@ changes, a learning rate that follows a cosine), or of the run's history (when a
 the learning rate, which is itself one of the optimizer's variables).
 """
 
-import errno
 import logging
 import zipfile
 import zlib
@@ -35,9 +34,6 @@ _DAMAGE: Final = (
     zipfile.BadZipFile,
     zlib.error,
 )
-
-# Of the system's errors those that a file's content leads to: a place in it that there is not.
-_ERRORS_OF_DAMAGE: Final = (None, errno.EINVAL)
 
 _Arrays = list[npt.NDArray[Any]]
 
@@ -123,12 +119,12 @@ class Checkpoints:
             try:
                 values = self._read(path)
             except _DAMAGE as error:
-                if isinstance(error, OSError) and error.errno not in _ERRORS_OF_DAMAGE:
+                if (reason := atomic.not_read(error)) is not None:
                     instead = (
                         ", or delete it to go on from the one before" if paths[place + 1 :] else ""
                     )
                     raise InputError(
-                        f"{path}: could not be read ({error.strerror}); continue with --resume "
+                        f"{path}: could not be read ({reason}); continue with --resume "
                         f"once it can be{instead}"
                     ) from error
                 _log.warning("%s is damaged (%s); trying the one before", path, error)

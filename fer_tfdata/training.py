@@ -237,6 +237,7 @@ class _Session:
       expressions: what the labels are ids of.
       steps: an epoch.
       past: the history's rows of the epochs that are complete.
+      contest: those of them that the weights to keep have to surpass.
     """
 
     config: TrainConfig
@@ -247,6 +248,7 @@ class _Session:
     expressions: Sequence[str]
     steps: int
     past: Sequence[Mapping[str, float]]
+    contest: Sequence[Mapping[str, float]]
 
 
 def _run(
@@ -321,8 +323,6 @@ def _begin(
 
     def go_on() -> list[dict[str, float]]:
         past = bookkeeping.past_epochs(run, start_step // steps)
-        if past:  # now rather than after hours
-            weight_files.check(run.best_weights)
         bookkeeping.write_history(run.history, past)
         return past
 
@@ -337,7 +337,26 @@ def _begin(
         expressions=labelling.class_names(split.schema, config.labels),
         steps=steps,
         past=past,
+        contest=cluster.from_first(lambda: _contest(config, run, past)),
     )
+
+
+def _contest(
+    config: TrainConfig, run: RunDirectory, past: list[dict[str, float]]
+) -> list[dict[str, float]]:
+    """Returns the epochs that those to come have to surpass for their weights to be kept.
+
+    None where the weights kept so far are lost, while others can still take their place; where none
+    are to come, that is for the end to say.
+    """
+    if not past or len(past) == config.epochs:
+        return past
+    try:
+        weight_files.check(run.best_weights)
+    except weight_files.DamagedError as error:
+        _log.warning("%s; without that, the best of the epochs to come are kept", error)
+        return []
+    return past
 
 
 def _fit(
@@ -398,7 +417,7 @@ def _callbacks(
         *([plateau] if config.schedule == "plateau" else []),
         Validated(
             run.best_weights,
-            past,
+            session.contest,
             averaged=config.ema > 0,
             latest=config.train_on_validation,
         ),

@@ -28,6 +28,9 @@ def test_csv_to_metrics_and_predictions(demo_csv: Path, tmp_path: Path) -> None:
     trained = run("train", *flags)
     assert trained.stderr.startswith("epoch 1/1: loss ")
     assert "validation accuracy" in trained.stdout
+    again = run("train", *flags, code=2)
+    assert again.stderr.count("\n") == 1
+    assert "--resume" in again.stderr
 
     report = tmp_path / "report"
     evaluated = run(

@@ -20,8 +20,9 @@ def build_flat(*, image_size: int | None, channels: int, num_classes: int) -> ke
     """As `build`, but like `seed_cnn` for one size of images, and for none below 9 pixels."""
     inputs = keras.Input((image_size, image_size, channels), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 255)(inputs)
-    x = layers.Conv2D(8, 9, strides=4, activation="relu")(x)
+    x = layers.Conv2D(8, 9, strides=4, use_bias=False)(x)
     x = layers.BatchNormalization()(x)
+    x = layers.ReLU()(x)
     x = layers.MaxPooling2D(padding="same")(x)
     x = layers.Flatten()(x)
     x = layers.Dropout(0.25)(x)

@@ -7,11 +7,13 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -57,20 +59,21 @@ DRAW = training._draw
 WRITE_PICTURE = monitoring._write_picture
 
 
-@pytest.fixture(scope="module", autouse=True)
-def flat_network() -> Iterator[None]:
-    """Puts a network in seed_cnn's place that is trained in no time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models.BUILDERS, "seed_cnn", tiny_network.build_flat)
-        yield
+@pytest.fixture(autouse=True)
+def flat_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a network in seed_cnn's place that is trained in no time, but for the slow proofs."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setitem(models.BUILDERS, "seed_cnn", tiny_network.build_flat)
 
 
 @pytest.fixture(scope="module")
 def trained_run(demo_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete run of two epochs on the drawn faces; for reading only."""
+    """A complete run of two epochs of `flat_network` on the drawn faces; for reading only."""
     run_dir = tmp_path_factory.mktemp("runs") / "run"
     config = TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
-    training.train(config, run_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.BUILDERS, "seed_cnn", tiny_network.build_flat)
+        training.train(config, run_dir)
     return run_dir
 
 
@@ -183,6 +186,18 @@ def test_the_model_is_plain_keras_in_float32(trained_run: Path) -> None:
     assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
     with zipfile.ZipFile(path) as archive:
         assert b"fer_tfdata" not in archive.read("config.json")  # no class of this package
+
+
+@pytest.mark.slow
+def test_the_model_loads_where_this_package_is_not_imported(trained_run: Path) -> None:
+    code = (
+        "import sys, keras; model = keras.models.load_model(sys.argv[1]);"
+        "assert not any(name.startswith('fer_tfdata') for name in sys.modules);"
+        "print(model.name)"
+    )
+    command = [sys.executable, "-c", code, str(trained_run / "model.keras")]
+    output = subprocess.check_output(command, text=True, cwd=trained_run)
+    assert output.strip() == "tiny_flat"
 
 
 @pytest.mark.slow
@@ -318,18 +333,47 @@ def test_a_kill_at_the_very_end_leaves_no_checkpoint_for_good(
     }
 
 
-def test_damage_to_the_best_weights_is_said_before_more_is_trained(
+def damage(path: Path) -> None:
+    """Turns the signs of a layer's weights, as HDF5 reads without a complaint."""
+    with h5py.File(path, "r+") as file:
+        file["layers/dense/vars/0" if "layers/dense" in file else "layers/logits/vars/0"][...] *= -1
+
+
+def test_lost_best_weights_make_way_for_the_best_of_the_epochs_to_come(
+    config, tmp_path, monkeypatch, warnings_so_far
+) -> None:
+    config = dataclasses.replace(config, checkpoint_every=1, learning_rate=1e-9)
+    run = RunDirectory(tmp_path / "run")
+    interrupted(config, run.root, 3, monkeypatch)  # in the second epoch, which learns nothing
+    damage(run.best_weights)
+    training.train(config, run.root, resume=True)
+    assert any("best.weights.h5: expected the weights that" in text for text in warnings_so_far())
+    kept, last = (
+        saved_weights(run.root, config, f"{name}.weights.h5") for name in ("best", "last")
+    )
+    for weight, other in zip(kept, last, strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
+def test_best_weights_that_are_lost_at_the_end_can_be_replaced(
     config, tmp_path, monkeypatch
 ) -> None:
-    config = dataclasses.replace(config, checkpoint_every=1)
-    run = RunDirectory(tmp_path / "run")
-    interrupted(config, run.root, 3, monkeypatch)  # in the second epoch
-    run.best_weights.write_bytes(run.best_weights.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"best\.weights\.h5: expected .* with --resume"):
+    run, export = RunDirectory(tmp_path / "run"), training._export
+
+    def damaged(*args) -> keras.Model:
+        damage(run.best_weights)
+        return export(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_export", damaged)
+        with pytest.raises(InputError, match=r"best\.weights\.h5: .* not what its checksum says"):
+            training.train(config, run.root)
+    with pytest.raises(InputError, match=r"put them back, or a copy of last\.weights\.h5 in their"):
         training.train(config, run.root, resume=True)
-    assert len(history(run.root)) == 1
+    assert not run.model.exists()
     shutil.copyfile(run.last_weights, run.best_weights)
-    assert training.train(config, run.root, resume=True)["examples"] == 35
+    metrics = training.train(config, run.root, resume=True)
+    assert metrics["accuracy"] == pytest.approx(float(history(run.root)[-1]["val_accuracy"]))
 
 
 def test_sigterm_after_the_last_step_is_heard(config, tmp_path, monkeypatch) -> None:
@@ -575,7 +619,8 @@ def test_colour_images_of_another_size_and_eight_expressions_are_trained_on(tmp_
     assert model.outputs[0].shape == (None, 8)
 
 
-def test_images_that_the_network_cannot_take_are_refused(tmp_path) -> None:
+def test_images_that_the_network_cannot_take_are_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(models.BUILDERS, "seed_cnn", models.seed_cnn)
     conversion.convert(rgb_source(EXPRESSIONS, (8, 8, 3)), tmp_path / "data")
     config = TrainConfig(data_dir=str(tmp_path / "data"), batch_size=8, precision="float32")
     with pytest.raises(InputError, match=r"seed_cnn can take, received images of 8x8 pixels"):

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import h5py
@@ -73,3 +75,24 @@ def test_weights_of_another_network_are_one_line(path: Path) -> None:
     with pytest.raises(InputError, match=r"expected the weights that were written there") as error:
         weight_files.load(other, path)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_what_the_system_does_not_let_read_is_not_called_damaged(path: Path, monkeypatch) -> None:
+    def refuse(*args, **kwargs) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(InputError, match=r"could not be read \(Permission denied\)") as error:
+        weight_files.check(path)
+    assert not isinstance(error.value, weight_files.DamagedError)
+
+
+def test_the_optimizer_s_state_does_not_count(path: Path) -> None:
+    model = network(0)
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.save_weights(path)
+    weight_files.seal(path)
+    with h5py.File(path, "r+") as file:
+        file["optimizer/vars/3"][...] += 1
+    weight_files.check(path)
