@@ -107,20 +107,21 @@ def train(
       NonFiniteLossError: the loss is NaN or infinite.
       StoppedError: the process got SIGTERM, or a stop was asked for, and a checkpoint is saved.
     """
-    with cluster.all_or_none():
-        _check_backend(config, profile_steps)
-        policy = choose_policy(config.precision, model=config.model)
-        data_dir = Path(config.data_dir)
-        train_split = records.open_split(data_dir, "train", verify=verify)
-        validation_split = records.open_split(data_dir, "validation", verify=verify)
-        if config.train_on_validation:
-            train_split = records.joined(train_split, validation_split)
-        _check_data(config, train_split, validation_split)  # before anything is made
-        others = _load_others(config, train_split.schema)
-    facts = bookkeeping.common_facts(config, policy, train_split.manifest_sha256)
-    cluster.check_alike({**facts, **others.checksums})
-    run = RunDirectory(run_dir)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(_stop_asked_by_sigterm(stop_asked))
+        with cluster.all_or_none():
+            _check_backend(config, profile_steps)
+            policy = choose_policy(config.precision, model=config.model)
+            data_dir = Path(config.data_dir)
+            train_split = records.open_split(data_dir, "train", verify=verify)
+            validation_split = records.open_split(data_dir, "validation", verify=verify)
+            if config.train_on_validation:
+                train_split = records.joined(train_split, validation_split)
+            _check_data(config, train_split, validation_split)  # before anything is made
+            others = _load_others(config, train_split.schema)
+        facts = bookkeeping.common_facts(config, policy, train_split.manifest_sha256)
+        cluster.check_alike({**facts, **others.checksums})
+        run = RunDirectory(run_dir)
 
         def enter() -> bool:
             stack.enter_context(bookkeeping.locked(run))
@@ -136,10 +137,7 @@ def train(
 
         if cluster.from_first(enter):
             return cluster.from_first(lambda: _finished(run))
-        with _stop_asked_by_sigterm(stop_asked) as stop:
-            return _run(
-                config, run, policy, train_split, validation_split, others, profile_steps, stop
-            )
+        return _run(config, run, policy, train_split, validation_split, others, profile_steps, stop)
 
 
 def _finished(run: RunDirectory) -> dict[str, Any]:

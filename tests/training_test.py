@@ -376,6 +376,20 @@ def test_best_weights_that_are_lost_at_the_end_can_be_replaced(
     assert metrics["accuracy"] == pytest.approx(float(history(run.root)[-1]["val_accuracy"]))
 
 
+def test_sigterm_before_the_first_step_is_heard(config, tmp_path, monkeypatch) -> None:
+    load = training._load_others
+
+    def terminated(*args) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_load_others", terminated)
+        with pytest.raises(StoppedError, match="stopped after step 1"):
+            training.train(config, tmp_path / "run")
+    assert training.train(config, tmp_path / "run", resume=True)["examples"] == 35
+
+
 def test_sigterm_after_the_last_step_is_heard(config, tmp_path, monkeypatch) -> None:
     run_dir = tmp_path / "run"
     config = dataclasses.replace(config, epochs=1)
