@@ -344,8 +344,8 @@ def _contest(
 ) -> list[dict[str, float]]:
     """Returns the epochs that those to come have to surpass for their weights to be kept.
 
-    None where the weights kept so far are lost, while others can still take their place; where none
-    are to come, that is for the end to say.
+    Empty where the weights kept so far are lost and others can still take their place; where no
+    epochs are to come, that is for the end to say.
     """
     if not past or len(past) == config.epochs:
         return past
