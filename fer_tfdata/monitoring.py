@@ -258,6 +258,8 @@ def write_results(
     images_at: _ImagesAt,
     embed: _Embed,
     expressions: Sequence[str],
+    *,
+    trained_on: bool = False,
 ) -> None:
     """Writes what the chosen weights make of the validation split, in place of what stood there.
 
@@ -271,6 +273,8 @@ def write_results(
       images_at: returns the images at some of their places, uint8 [m, height, width, 1 or 3].
       embed: returns the embeddings of images, float32 [m, features].
       expressions: in order.
+      trained_on: the weights have learned from these examples.  Accuracy and macro F1, by which
+        HParams ranks the runs, are then left out.
 
     Raises:
       InputError: the directory cannot be written to.
@@ -279,8 +283,9 @@ def write_results(
     with atomic.exclusive_directory(log_dir / _CHOSEN) as (directory, publish):
         writer = tf.summary.create_file_writer(str(directory))
         with writer.as_default(step=0):
-            tf.summary.scalar("val_accuracy", metrics["accuracy"])
-            tf.summary.scalar("macro_f1", metrics["macro_f1"])
+            if not trained_on:
+                tf.summary.scalar("val_accuracy", metrics["accuracy"])
+                tf.summary.scalar("macro_f1", metrics["macro_f1"])
             _write_picture("confusion_matrix", lambda path: figures.confusion_matrix(metrics, path))
             _write_mistakes(predictions, images_at, expressions)
             _write_pr_curves(predictions, expressions)

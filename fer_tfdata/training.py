@@ -572,6 +572,7 @@ def _draw(
             functools.partial(_images_at, split, answers.labels),
             functools.partial(monitoring.embeddings, model),
             answers.expressions,
+            trained_on=split.name in (metrics["trained_on"] or ()),
         )
 
     pictures: Mapping[Path, Callable[[Path], None]] = {

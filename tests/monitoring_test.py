@@ -167,6 +167,22 @@ def test_without_mistakes_there_is_no_picture_of_them(tmp_path) -> None:
     assert tags["val_accuracy"][0] == 1
 
 
+def test_figures_of_learned_images_rank_no_run(tmp_path) -> None:
+    predictions = made_up(10)
+    images, embeddings = np.zeros((10, 8, 8, 1), np.uint8), np.eye(10, dtype="f4")
+    monitoring.write_results(
+        tmp_path,
+        predictions,
+        images.__getitem__,
+        lambda shown: embeddings[: len(shown)],
+        EXPRESSIONS,
+        trained_on=True,
+    )
+    tags = summaries(tmp_path / "chosen")
+    assert "confusion_matrix" in tags
+    assert tags.keys().isdisjoint({"val_accuracy", "macro_f1"})
+
+
 def test_the_curves_are_sklearn_s(many) -> None:
     directory, predictions, _ = many
     tags = summaries(directory)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from absl import flags
 
@@ -22,6 +24,25 @@ def test_profile_steps(given, expected) -> None:
 def test_other_profile_steps_are_refused(given) -> None:
     with pytest.raises(InputError, match="profile_steps: expected the first and the last step"):
         train.profile_steps(given.split(","))
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "marked"), [(["train"], False), (["train", "validation"], True), (None, False)]
+)
+def test_figures_of_learned_images_are_told_as_such(trained_on, marked, capsys) -> None:
+    metrics = {
+        "accuracy": 0.5,
+        "accuracy_ci95": [0.4, 0.6],
+        "examples": 10,
+        "labels": "fer2013",
+        "macro_f1": 0.5,
+        "nll": 1.0,
+        "trained_on": trained_on,
+    }
+    train._print_figures(Path("runs/a"), metrics)
+    printed = capsys.readouterr().out
+    assert "validation accuracy 0.5000 (95 % interval 0.4000 to 0.6000) on 10 images" in printed
+    assert ("trained on these images" in printed) == marked
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fer_tfdata import (
     augmentation,
@@ -1098,10 +1099,15 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(config, tmp_pa
     assert not all(np.array_equal(a, b) for a, b in zip(kept, trained, strict=True))
 
 
-def test_with_validation_trained_on_the_last_weights_are_kept(config, tmp_path) -> None:
+def test_with_validation_trained_on_the_last_weights_are_kept(
+    config, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(training, "_draw", DRAW)
     config = dataclasses.replace(config, schedule="cosine", train_on_validation=True)
     metrics = training.train(config, tmp_path / "run")
     assert metrics["trained_on"] == ["train", "validation"]
+    tags = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "chosen")).Reload().Tags()
+    assert "val_accuracy" not in tags["tensors"]
     kept = saved_weights(tmp_path / "run", config, "best.weights.h5")
     for weight, other in zip(kept, saved_weights(tmp_path / "run", config), strict=True):
         np.testing.assert_array_equal(weight, other)

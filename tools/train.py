@@ -8,7 +8,7 @@ environment trains with JAX, also on several hosts: the same command on each, wi
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -297,6 +297,10 @@ def main(argv: Sequence[str]) -> None:
         except callbacks.StoppedError as stopped:
             print(f"{run_dir}: {stopped}; continue with the same command and --resume")
             return
+    _print_figures(run_dir, metrics)
+
+
+def _print_figures(run_dir: Path, metrics: Mapping[str, Any]) -> None:
     low, high = metrics["accuracy_ci95"]
     print(f"{run_dir}")
     print(
@@ -304,6 +308,11 @@ def main(argv: Sequence[str]) -> None:
         f"on {metrics['examples']} images with labels={metrics['labels']}"
     )
     print(f"  macro F1 {metrics['macro_f1']:.4f}, NLL {metrics['nll']:.4f}")
+    if "validation" in (metrics["trained_on"] or ()):
+        print(
+            "  It was trained on these images: the figures say how well it has learned them, and "
+            "nothing of other images"
+        )
     print(f"  TensorBoard: tensorboard --logdir {run_dir / 'tensorboard'}")
 
 
