@@ -10,9 +10,9 @@ What is measured, each in an epoch of --steps steps that follows one like it in 
   plain_MODEL_PRECISION  stock in a process in which TensorFlow makes its own choice of kernels; in
                          this one it is told what fer_tfdata tells it (docs/runs.md).  Only
                          without a GPU, which two processes would have to share.
-  xla_MODEL              stock in the precision that `auto` means here, compiled by XLA.
-  together_MODEL         the same without XLA, all steps of the epoch in one call of Keras's
-                         (steps_per_execution).
+  xla_MODEL              ours in the precision that `auto` means here, compiled by XLA.
+  uncompiled_MODEL       the same without XLA; only with a GPU, for which Keras compiles ours.
+  together_MODEL         ours, all steps of the epoch in one call of Keras's (steps_per_execution).
   classify_MODEL         no training: as many faces' probabilities, in float32, as prediction and
                          evaluation compute them.
   fed_MODEL              with --data_dir: ours in the precision that `auto` means here, fed as
@@ -64,7 +64,17 @@ _NOTEBOOK: Final = "seed_cnn"
 # inputs, once for those of the weights.
 _STEP_TO_FORWARD: Final = 3
 _CLASSIFYING: Final = "classify"
-_KINDS: Final = ("ours", "stock", "plain", "xla", "together", _CLASSIFYING, "fed", "notebook")
+_KINDS: Final = (
+    "ours",
+    "stock",
+    "plain",
+    "xla",
+    "uncompiled",
+    "together",
+    _CLASSIFYING,
+    "fed",
+    "notebook",
+)
 
 _MATRIX_SECONDS: Final = 1.0
 _CHAIN: Final = 16
@@ -211,12 +221,13 @@ def measure_models(
             for name, variant in variants.items()
         },
         "memory": {
-            f"ours_{name}_{policy}": measure.in_new_process(
-                _memory_of_training, name, policy, batch_size
+            f"{kind}_{name}_{policy}": measure.in_new_process(
+                _memory_of_training, kind, name, policy, batch_size
             )
+            for kind in _BUILDERS
+            if kind in kinds
             for name in models
             for policy in trained[name]
-            if "ours" in kinds
         },
         "peak": {
             "matrix_size": matrix_size,
@@ -333,9 +344,13 @@ def _repeated(
         for policy in policies:
             variants[f"ours_{name}_{policy}"] = fitting(_our_model, name, policy)
             variants[f"stock_{name}_{policy}"] = fitting(_stock_model, name, policy)
-        variants[f"xla_{name}"] = fitting(_stock_model, name, auto[name], jit_compile=True)
+        variants[f"xla_{name}"] = fitting(_our_model, name, auto[name], jit_compile=True)
+        if _has_gpu():
+            variants[f"uncompiled_{name}"] = fitting(
+                _our_model, name, auto[name], jit_compile=False
+            )
         variants[f"together_{name}"] = fitting(
-            _stock_model, name, auto[name], steps_per_execution=steps
+            _our_model, name, auto[name], steps_per_execution=steps
         )
         variants[f"{_CLASSIFYING}_{name}"] = classifying(name, "float32")
     return variants
@@ -369,9 +384,7 @@ def _plain(
     trained: Mapping[str, Sequence[str]], process: Executor, steps: int, batch_size: int
 ) -> dict[str, Variant]:
     """Returns the variants that `process` runs."""
-    import tensorflow as tf
-
-    if tf.config.list_physical_devices("GPU"):
+    if _has_gpu():
         return {}
 
     def fitting(name: str, policy: str) -> Callable[[], Speed]:
@@ -427,14 +440,24 @@ def _fed(
     return variants
 
 
-def _our_model(name: str, policy: str) -> Any:
+def _has_gpu() -> bool:
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _our_model(name: str, policy: str, **changes: Any) -> Any:
+    """Returns the network that `tools.train` trains, with attributes of Keras's changed."""
     from fer_tfdata import training_model
 
     config = TrainConfig(data_dir="", model=name)
-    return training_model.build_training_model(config, policy, fer2013_schema(), steps_per_epoch=1)
+    model = training_model.build_training_model(config, policy, fer2013_schema(), steps_per_epoch=1)
+    for attribute, value in changes.items():
+        setattr(model, attribute, value)
+    return model
 
 
-def _stock_model(name: str, policy: str, **options: Any) -> Any:
+def _stock_model(name: str, policy: str) -> Any:
     import keras
 
     from fer_tfdata import models, precision
@@ -445,7 +468,6 @@ def _stock_model(name: str, policy: str, **options: Any) -> Any:
             optimizer=keras.optimizers.Adam(TrainConfig.learning_rate),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
-            **options,
         )
     return model
 
@@ -482,13 +504,21 @@ def _classifying(model: Any, steps: int, batch_size: int) -> Callable[[], Speed]
     return classify
 
 
-def _memory_of_training(name: str, policy: str, batch_size: int) -> dict[str, Any] | None:
+_BUILDERS: Final[Mapping[str, Callable[[str, str], Any]]] = {
+    "ours": _our_model,
+    "stock": _stock_model,
+}
+
+
+def _memory_of_training(
+    kind: str, name: str, policy: str, batch_size: int
+) -> dict[str, Any] | None:
     """Returns what memory a few steps take in this process, which is to be a new one."""
     command_line.import_tensorflow_quietly()
     from fer_tfdata import training_model  # noqa: F401  # what the imports take is no cost of training
 
     def train() -> None:
-        model = _our_model(name, policy)
+        model = _BUILDERS[kind](name, policy)
         model.fit(repeated_batch(batch_size, fer2013_schema()), steps_per_epoch=3, verbose=0)
 
     return measure.memory_of(train)[1]
@@ -552,8 +582,8 @@ def _describe(
 def _baselines(name: str, policy: str) -> list[str]:
     """Returns what a variant is compared with: stock, as it is, plain and in float32."""
     kind, _, rest = name.partition("_")
-    if kind in ("xla", "together"):
-        return [f"stock_{rest}_{policy}"]
+    if kind in ("xla", "uncompiled", "together"):
+        return [f"ours_{rest}_{policy}"]
     if kind == "stock":
         return [f"plain_{rest}"]
     if kind != "ours":

@@ -99,8 +99,10 @@ def check_interruptions(config: TrainConfig, tmp_path: Path, monkeypatch) -> Non
         checkpoint_every=4,
     )
     training.train(config, tmp_path / "whole")
-    interrupted(config, tmp_path / "parts", 7, monkeypatch)  # resumes at 4
-    interrupted(config, tmp_path / "parts", 21, monkeypatch)  # in the next epoch, 25; resumes at 24
+    interrupted(config, tmp_path / "parts", 7, monkeypatch)
+    assert newest_step(tmp_path / "parts") == 4
+    interrupted(config, tmp_path / "parts", 21, monkeypatch)  # in the next epoch, since it is 25
+    assert newest_step(tmp_path / "parts") == 24
     # What a kill between the history's row and the checkpoint leaves.
     with (tmp_path / "parts" / "history.csv").open("a") as file:
         file.write("2,0.1,0.2,0.3,0.4,0.5,0.6,0.7\n3,0.1,0.")
@@ -109,6 +111,11 @@ def check_interruptions(config: TrainConfig, tmp_path: Path, monkeypatch) -> Non
     for name in ("last.weights.h5", "best.weights.h5"):
         assert_same_weights(config, tmp_path / "whole", tmp_path / "parts", name)
     assert not list((tmp_path / "parts" / "checkpoints").glob("step-*"))
+
+
+def newest_step(run_dir: Path) -> int:
+    newest = max((run_dir / "checkpoints").glob("step-*.npz"))
+    return int(newest.stem.removeprefix("step-"))
 
 
 @pytest.mark.slow
@@ -143,8 +150,7 @@ def test_sigterm_saves_and_ends_with_a_hint(config: TrainConfig, tmp_path: Path)
     process.terminate()
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    (newest,) = sorted((run_dir / "checkpoints").glob("step-*.npz"))[-1:]
-    step = int(newest.stem.removeprefix("step-"))
+    step = newest_step(run_dir)
     assert f"stopped after step {step}; continue with the same command and --resume" in printed
     assert step > 10 * rows_in(run_dir) - 10
 
@@ -210,3 +216,35 @@ def test_kills_at_random_moments_lose_nothing_that_was_complete(demo_data_dir, t
     assert_same_history(run_dir, tmp_path / "whole")
     assert_same_weights(config, run_dir, tmp_path / "whole")
     assert load_model(run_dir).count_params() == 4_478_727
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "choices",
+    [EVERYTHING["adam"] | {"train_on_validation": True}, EVERYTHING["taught"]],
+    ids=["adam on both splits", "taught"],
+)
+def test_kills_at_random_moments_lose_nothing_of_what_a_step_depends_on(
+    demo_data_dir, tmp_path, choices
+) -> None:
+    config = TrainConfig(
+        data_dir=str(demo_data_dir),
+        model="residual_small",
+        epochs=12,
+        batch_size=14,
+        checkpoint_every=4,
+        precision="float32",
+        **choices,
+    )
+    run_dir = tmp_path / "run"
+    rng = np.random.default_rng(0)
+    kills = [
+        kill_after(program(config, run_dir), run_dir, new_epochs=1, delay=rng.uniform(0, 1))
+        for _ in range(3)
+    ]
+    assert any(kills)
+    subprocess.run(program(config, run_dir), cwd=ROOT, check=True)
+    training.train(config, tmp_path / "whole")
+    assert_same_history(run_dir, tmp_path / "whole")
+    for name in ("last.weights.h5", "best.weights.h5"):
+        assert_same_weights(config, run_dir, tmp_path / "whole", name)

@@ -17,6 +17,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -1127,6 +1128,10 @@ def test_a_profile_of_steps_that_do_not_come_is_warned_of(
     config = dataclasses.replace(config, epochs=1)
     training.train(config, tmp_path / "run", profile_steps=(20, 30))
     assert any("nothing will be profiled" in warning for warning in warnings_so_far())
+
+
+def test_a_step_on_a_cpu_is_not_compiled(config) -> None:
+    assert tf.config.list_physical_devices("GPU") or not built(config).jit_compile
 
 
 def test_the_confusion_is_that_of_the_latest_validation(config) -> None:
