@@ -16,7 +16,6 @@ import platform
 import shlex
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -30,11 +29,10 @@ import joblib
 from absl import flags
 from tqdm import tqdm
 
-from fer_tfdata import atomic, command_line, processor
+from fer_tfdata import atomic, checkout, command_line, processor
 from fer_tfdata.errors import InputError
 from fer_tfdata.sources import Source
 
-_ROOT: Final = Path(__file__).resolve().parent.parent
 _PACKAGES: Final = ("tensorflow", "keras", "numpy", "tensorflow-datasets")
 # The sets that products of matrices are faster with; two processors of one name may differ in them.
 _INSTRUCTIONS: Final = frozenset(
@@ -378,7 +376,7 @@ def provenance(name: str, *, repeats: int) -> dict[str, Any]:
         "benchmark": name,
         "command": shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit(),
+        "git_commit": checkout.commit(),
         "hardware": hardware(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": versions(),
@@ -459,26 +457,6 @@ def versions() -> dict[str, str]:
     """Returns the versions of Python and of the libraries that the speed hangs on."""
     installed = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **installed}
-
-
-def git_commit() -> str | None:
-    """Returns the checkout's commit, with `-dirty` where files differ from it; None without git.
-
-    Results do not count: one benchmark's must not make the next one's commit look uncertain.
-    """
-    try:
-        commit = _git("rev-parse", "HEAD")
-        changed = _git(
-            "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{commit}-dirty" if changed else commit
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(_ROOT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _usable_cores() -> int:

@@ -11,11 +11,9 @@ searched stands in `suggest`; copy this file and change it.
 """
 
 import dataclasses
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import numpy as np
@@ -43,7 +41,7 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     )
     flags.DEFINE_enum(
         "recipe",
-        "residual_medium_long",
+        "residual_small_half_hour",
         list(RECIPES),
         "What all trials have in common.",
         flag_values=flag_values,
@@ -59,7 +57,10 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def suggest(trial: optuna.trial.BaseTrial, base: TrainConfig) -> TrainConfig:
-    """Returns the configuration of a trial; all have one seed, so that it decides nothing."""
+    """Returns the configuration of a trial; all have one seed, so that it decides nothing.
+
+    Rate and weight decay are drawn around the recipe's, which are its optimizer's.
+    """
     augmentation = dataclasses.replace(
         base.augmentation,
         mixup=trial.suggest_float("mixup", 0.05, 1.0, log=True),
@@ -67,8 +68,8 @@ def suggest(trial: optuna.trial.BaseTrial, base: TrainConfig) -> TrainConfig:
     )
     return dataclasses.replace(
         base,
-        learning_rate=trial.suggest_float("learning_rate", 3e-4, 5e-3, log=True),
-        weight_decay=trial.suggest_float("weight_decay", 0.01, 0.3, log=True),
+        learning_rate=base.learning_rate * trial.suggest_float("rate_factor", 0.25, 4, log=True),
+        weight_decay=base.weight_decay * trial.suggest_float("decay_factor", 0.25, 4, log=True),
         label_smoothing=trial.suggest_float("label_smoothing", 0.0, 0.2),
         augmentation=augmentation,
     )
@@ -222,20 +223,14 @@ def main(argv: Sequence[str]) -> None:
     """Searches, and prints the best trial."""
     del argv
     values = flags.FLAGS
-    asked = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it as it always would
-
-    signal.signal(signal.SIGTERM, note)
+    stop_asked = command_line.sigterm_noted()
     command_line.import_tensorflow_quietly()
     from fer_tfdata import callbacks
 
     base = shortened(RECIPES[values.recipe](values.data_dir), values.epochs)
     sweep_dir = Path(values.sweep_dir)
     try:
-        study = search(base, sweep_dir, values.trials, lambda: bool(asked))
+        study = search(base, sweep_dir, values.trials, stop_asked)
     except callbacks.StoppedError as stopped:
         print(f"{sweep_dir}: {stopped} of a trial; continue with the same command")
         return

@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import fer_tfdata
-from fer_tfdata import atomic, cluster, processor
+from fer_tfdata import atomic, checkout, cluster, processor
 from fer_tfdata.augmentation_config import AugmentationConfig
 from fer_tfdata.errors import InputError
 from fer_tfdata.run_directory import RunDirectory
@@ -44,14 +43,9 @@ def locked(run: RunDirectory) -> Iterator[None]:
     Raises:
       InputError: another process is in it, or it cannot be a directory.
     """
-    try:
+    with _directory_errors(run):
         run.root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run.root, os.O_RDONLY | os.O_DIRECTORY)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(
-            f"{run.root}: expected an empty or no directory; it, or what it is to stand in, is a "
-            "file"
-        ) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,16 +56,37 @@ def locked(run: RunDirectory) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def _directory_errors(run: RunDirectory) -> Iterator[None]:
+    """Raises as an InputError that the directory cannot be used, but for a lack of room."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(
+            f"{run.root}: expected an empty or no directory; it, or what it is to stand in, is a "
+            "file"
+        ) from None
+    except OSError as error:
+        if atomic.lack_of_room(error) is not None:
+            raise
+        raise InputError(
+            f"{run.root}: expected a directory that can be read and written, received: "
+            f"{error.strerror or error}"
+        ) from error
+
+
 def prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
     """Begins the run, or checks that the one there may be continued, and clears what a kill left.
 
     Raises:
-      InputError: there is something else, or it was started with another configuration.
+      InputError: there is something else, it was started with another configuration, or it cannot
+        be written to.
     """
-    _check_or_write_config(run, config, resume=resume)
-    for path in atomic.left_by_kills(run.root):
-        path.unlink()
-    run.checkpoints.mkdir(exist_ok=True)
+    with _directory_errors(run):
+        _check_or_write_config(run, config, resume=resume)
+        for path in atomic.left_by_kills(run.root):
+            path.unlink()
+        run.checkpoints.mkdir(exist_ok=True)
 
 
 def _check_or_write_config(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
@@ -81,7 +96,7 @@ def _check_or_write_config(run: RunDirectory, config: TrainConfig, *, resume: bo
                 f"{run.root}: holds a run already; continue it with --resume, or choose another "
                 "--run_dir"
             )
-        started = _choices(json.loads(run.config.read_text(encoding="utf-8")))
+        started = _choices(read_json(run.config))
         changed = [
             f"{name} {started.get(name)!r} (now {value!r})"
             for name, value in _choices(dataclasses.asdict(config)).items()
@@ -161,7 +176,7 @@ def note_environment(
     """
     environment = {**_environment(policy), "manifest_sha256": manifest_sha256, **checksums}
     if run.environment.is_file():
-        started = json.loads(run.environment.read_text(encoding="utf-8"))
+        started = read_json(run.environment, "manifest_sha256", "dtype_policy")
         # Before there was a choice, a run did not name them.
         for name, only in (("backend", "tensorflow"), ("num_processes", 1)):
             if started.get(name, only) != environment[name]:
@@ -228,9 +243,9 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    whole_lines = text[: text.rfind("\n") + 1].splitlines()
     try:
+        text = path.read_text(encoding="utf-8")
+        whole_lines = text[: text.rfind("\n") + 1].splitlines()
         return [
             {name: float(value) for name, value in row.items()}
             for row in csv.DictReader(whole_lines)
@@ -259,7 +274,7 @@ def write_history(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
 def _environment(policy: str) -> dict[str, Any]:
     return {
         "fer_tfdata": fer_tfdata.__version__,
-        "git_commit": _git_commit(),
+        "git_commit": checkout.commit(),
         "python": platform.python_version(),
         "versions": _versions(),
         "platform": platform.platform(),
@@ -281,7 +296,7 @@ def _versions() -> dict[str, str]:
 
 def _device_names() -> list[str]:
     if keras.backend.backend() != "jax":
-        return [_device_name(device) for device in tf.config.list_physical_devices()]
+        return [_device_name(device) for device in tf.config.get_visible_devices()]
     import jax
 
     return [
@@ -312,16 +327,28 @@ def _cpu_name() -> str:
     return f"{processor.name()}, {os.cpu_count()} cores"
 
 
-def _git_commit() -> str | None:
-    """Returns the commit of the checkout that this package runs from, None where it is none."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
+def read_json(path: Path, *names: str) -> dict[str, Any]:
+    """Returns what a run wrote into a file of JSON.
+
+    Raises:
+      InputError: it is not that: damaged, or without one of the names.
+    """
     try:
-        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _not_written(path, str(error)) from error
+    if not isinstance(content, dict):
+        raise _not_written(path, f"{type(content).__name__}")
+    if missing := [name for name in names if name not in content]:
+        raise _not_written(path, f"nothing called {' and '.join(missing)}")
+    return content
+
+
+def _not_written(path: Path, received: str) -> InputError:
+    return InputError(
+        f"{path}: expected the JSON that the run wrote there, received {received}; put it back, or "
+        "start a new run"
+    )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -170,17 +170,15 @@ class Validated(keras.callbacks.Callback):
 
     Args:
       path: where the kept weights go, complete or not at all.
-      past: the history's rows of the epochs to surpass.
+      to_surpass: the validation accuracy of what is kept so far; -inf where nothing is.
       averaged: validates and keeps the optimizer's moving average of the weights.
       latest: keeps the last ones instead of the best.
     """
 
-    def __init__(
-        self, path: Path, past: Sequence[Mapping[str, float]], *, averaged: bool, latest: bool
-    ) -> None:
+    def __init__(self, path: Path, to_surpass: float, *, averaged: bool, latest: bool) -> None:
         super().__init__()
         self._path = path
-        self._best = max((row["val_accuracy"] for row in past), default=-math.inf)
+        self._best = to_surpass
         self._averaged = averaged
         self._latest = latest
 
@@ -194,7 +192,7 @@ class Validated(keras.callbacks.Callback):
         if self._latest or accuracy > self._best:
             self._best = accuracy
             if cluster.is_first():
-                self.model.save_weights(self._path)
+                self.model.save_weights(self._path, val_accuracy=accuracy)
         self._exchange()
 
     def _exchange(self) -> None:
@@ -208,10 +206,30 @@ class Validated(keras.callbacks.Callback):
             average.assign(value)
 
 
+class SaveLastWeights(keras.callbacks.Callback):
+    """Saves the weights after each epoch.
+
+    Keras's ModelCheckpoint would take braces in the path for names to fill in.
+
+    Args:
+      path: where they go, complete or not at all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Saves them."""
+        self.model.save_weights(self._path)
+
+
 class EpochReport(keras.callbacks.Callback):
     """Adds rate, speed and wait to each epoch's logs, and prints the epoch as one line on stderr.
 
-    `input_wait` is the share of the training's time in which steps waited for their batches.
+    `input_wait` is the share of the training's time in which steps waited for their batches.  Of
+    neither does this process's first step count, which is traced and compiled, unless no other
+    follows in its epoch.
 
     Args:
       epochs: of the whole run.
@@ -225,6 +243,7 @@ class EpochReport(keras.callbacks.Callback):
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
         self._steps = 0
+        self._is_first_step = True
         self._start = 0.0
         self._waited_before = 0.0
         self._images_per_second = 0.0
@@ -235,6 +254,16 @@ class EpochReport(keras.callbacks.Callback):
         self._waited_before = self.model.seconds_waited
         self._steps = self._steps_per_epoch - self.model.steps_done
         self._start = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Starts the clock again after this process's first step."""
+        if not self._is_first_step or batch < self._steps_per_epoch - self._steps:
+            return
+        self._is_first_step = False
+        if self._steps > 1:
+            self._steps -= 1
+            self._waited_before = self.model.seconds_waited
+            self._start = time.perf_counter()
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Stops the clock: what follows is validation."""

@@ -75,9 +75,11 @@ class Checkpoints:
             with atomic.replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)
         except OSError as error:
+            full = atomic.lack_of_room(error) is not None
             raise InputError(
-                f"{path}: could not be written ({error.strerror or error}); make room and continue "
-                "with --resume, from the checkpoint before"
+                f"{path}: could not be written ({error.strerror or error}); "
+                f"{'make room and ' if full else ''}continue with --resume"
+                f"{'' if full else ' once it can be'}, from the checkpoint before"
             ) from error
         for old in _paths(self._directory)[_KEPT:]:
             old.unlink(missing_ok=True)

@@ -8,9 +8,11 @@ import importlib.util
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Final, NoReturn
 
 from absl import app, flags
@@ -82,6 +84,19 @@ def run(
             raise SystemExit(130) from None
 
     app.run(guarded, argv=sys.argv, flags_parser=parse)
+
+
+def sigterm_noted() -> Callable[[], bool]:
+    """Returns what says whether SIGTERM came since now; a second one ends the process as ever."""
+    asked = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, note)
+    return lambda: asked
 
 
 @contextlib.contextmanager

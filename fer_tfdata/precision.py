@@ -72,7 +72,7 @@ def policy_scope(policy: str) -> Iterator[None]:
 def _gpu_compute_capability() -> tuple[int, int] | None:
     if keras.backend.backend() == "jax":
         return _gpu_compute_capability_of_jax()
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if not gpus:
         return None
     return tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))

@@ -90,10 +90,11 @@ class TensorFlowStep(keras.Model):
 
     def train_step(self, data: Any) -> Any:
         """Trains on a batch, augmented first where that is this model's to do."""
-        with tf.control_dependencies(tf.nest.flatten(data)):
+        rows, labels, *weights = data
+        with tf.control_dependencies(tf.nest.flatten((rows, labels))):
             read = self._batch_arrived.assign(tf.timestamp(), read_value=False)
         with tf.control_dependencies([read]):  # else a single thread may read the clock last
-            rows, labels, *weights = tf.nest.map_structure(tf.identity, data)
+            rows, labels = tf.nest.map_structure(tf.identity, (rows, labels))
         return self._compiled_step((*self._changed(rows, labels, self.targets), *weights))
 
     def _changed(

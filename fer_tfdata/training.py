@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +38,7 @@ from fer_tfdata.callbacks import (
     EpochReport,
     ReduceLROnPlateau,
     SaveCheckpoints,
+    SaveLastWeights,
     StopOnNonFiniteLoss,
     StoppedError,
     Validated,
@@ -143,8 +144,7 @@ def train(
 def _finished(run: RunDirectory) -> dict[str, Any]:
     _log.warning("%s is complete; nothing is left to train", run.root)
     delete_all(run.checkpoints)  # a kill may have come before
-    metrics: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8"))
-    return metrics
+    return bookkeeping.read_json(run.metrics)
 
 
 def _check_backend(config: TrainConfig, profile_steps: tuple[int, int] | None) -> None:
@@ -235,7 +235,7 @@ class _Session:
       expressions: what the labels are ids of.
       steps: an epoch.
       past: the history's rows of the epochs that are complete.
-      contest: those of them that the weights to keep have to surpass.
+      to_surpass: the validation accuracy that the weights to keep have to surpass.
     """
 
     config: TrainConfig
@@ -246,7 +246,7 @@ class _Session:
     expressions: Sequence[str]
     steps: int
     past: Sequence[Mapping[str, float]]
-    contest: Sequence[Mapping[str, float]]
+    to_surpass: float
 
 
 def _run(
@@ -335,26 +335,28 @@ def _begin(
         expressions=labelling.class_names(split.schema, config.labels),
         steps=steps,
         past=past,
-        contest=cluster.from_first(lambda: _contest(config, run, past)),
+        to_surpass=cluster.from_first(lambda: _to_surpass(config, run, past)),
     )
 
 
-def _contest(
-    config: TrainConfig, run: RunDirectory, past: list[dict[str, float]]
-) -> list[dict[str, float]]:
-    """Returns the epochs that those to come have to surpass for their weights to be kept.
+def _to_surpass(
+    config: TrainConfig, run: RunDirectory, past: Sequence[Mapping[str, float]]
+) -> float:
+    """Returns the validation accuracy that weights have to surpass to be kept.
 
-    Empty where the weights kept so far are lost and others can still take their place; where no
-    epochs are to come, that is for the end to say.
+    -inf where those kept so far are lost and others can still take their place; where no epochs are
+    to come, that is for the end to say.
     """
+    best = max((row["val_accuracy"] for row in past), default=-math.inf)
     if not past or len(past) == config.epochs:
-        return past
+        return best
     try:
-        weight_files.check(run.best_weights)
+        kept = weight_files.check(run.best_weights)
     except weight_files.DamagedError as error:
         _log.warning("%s; without that, the best of the epochs to come are kept", error)
-        return []
-    return past
+        return -math.inf
+    # Less where better ones were lost; more where a kill came before their epoch's checkpoint.
+    return best if kept is None else min(kept, best)
 
 
 def _fit(
@@ -415,7 +417,7 @@ def _callbacks(
         *([plateau] if config.schedule == "plateau" else []),
         Validated(
             run.best_weights,
-            session.contest,
+            session.to_surpass,
             averaged=config.ema > 0,
             latest=config.train_on_validation,
         ),
@@ -436,7 +438,7 @@ def _writers(
 ) -> list[keras.callbacks.Callback]:
     run = session.run
     return [
-        keras.callbacks.ModelCheckpoint(run.last_weights, save_weights_only=True),
+        SaveLastWeights(run.last_weights),
         monitoring.Monitor(
             run.tensorboard,
             hparams=bookkeeping.hyperparameters(session.config),

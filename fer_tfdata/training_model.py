@@ -50,8 +50,21 @@ class TrainingModel(Step):
             y_pred = y_pred + self.added_logits
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    def save_weights(self, filepath: str | Path, overwrite: bool = True, **kwargs: Any) -> None:
+    def save_weights(
+        self,
+        filepath: str | Path,
+        overwrite: bool = True,
+        *,
+        val_accuracy: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Saves the weights, with a checksum, under another name and renames the file last.
+
+        Args:
+          filepath: where they go.
+          overwrite: as Keras's; a file that is there is replaced in either case.
+          val_accuracy: what they are kept for, which is written with them.
+          **kwargs: Keras's.
 
         Raises:
           OSError: there is no room for them.
@@ -64,7 +77,7 @@ class TrainingModel(Step):
         atomic.check_room(path.parent, 2 * values + _LEAST_ROOM)
         with atomic.replacing(path) as temporary:
             super().save_weights(temporary, overwrite=True, **kwargs)
-            weight_files.seal(temporary)
+            weight_files.seal(temporary, val_accuracy=val_accuracy)
 
 
 def build_training_model(

@@ -1,6 +1,7 @@
 """Keras's weight files with a checksum of the weights, without which damage goes unseen.
 
-HDF5 reads a changed number as it reads any other; the checksum is an attribute that Keras ignores.
+HDF5 reads a changed number as it reads any other; the checksum is an attribute that Keras ignores,
+and so is the validation accuracy that the weights were kept for.
 """
 
 import hashlib
@@ -14,7 +15,8 @@ import numpy as np
 from fer_tfdata import atomic
 from fer_tfdata.errors import InputError
 
-_ATTRIBUTE: Final = "fer_tfdata_sha256"
+_CHECKSUM: Final = "fer_tfdata_sha256"
+_VAL_ACCURACY: Final = "fer_tfdata_val_accuracy"
 _OPTIMIZER: Final = "optimizer/"  # whose state Keras saves too, and nobody reads
 
 # What HDF5 and Keras raise for a file that is cut off, altered, or of another network.
@@ -25,14 +27,19 @@ class DamagedError(InputError):
     """The file is not there, or does not hold the weights that were written."""
 
 
-def seal(path: Path) -> None:
-    """Writes the checksum into a file of weights."""
+def seal(path: Path, *, val_accuracy: float | None = None) -> None:
+    """Writes the checksum into a file of weights, and what they are kept for."""
     with h5py.File(path, "r+") as file:
-        file.attrs[_ATTRIBUTE] = _sha256(file)
+        file.attrs[_CHECKSUM] = _sha256(file)
+        if val_accuracy is not None:
+            file.attrs[_VAL_ACCURACY] = val_accuracy
 
 
-def check(path: Path) -> None:
+def check(path: Path) -> float | None:
     """Checks that a file holds the weights that were sealed; one without a checksum opens.
+
+    Returns:
+      The validation accuracy that was written with them; None where none was.
 
     Raises:
       DamagedError: it is missing or damaged.
@@ -42,11 +49,13 @@ def check(path: Path) -> None:
         raise _damaged(path, "no file there")
     try:
         with h5py.File(path) as file:
-            stated = file.attrs.get(_ATTRIBUTE)
+            stated = file.attrs.get(_CHECKSUM)
             if stated is not None and stated != _sha256(file):
                 raise ValueError("numbers that are not what its checksum says")
+            val_accuracy = file.attrs.get(_VAL_ACCURACY)
     except _DAMAGE as error:
         raise _explained(path, error) from error
+    return None if val_accuracy is None else float(val_accuracy)
 
 
 def load(model: keras.Model, path: Path) -> None:
@@ -74,7 +83,8 @@ def _explained(path: Path, error: Exception) -> InputError:
 def _damaged(path: Path, received: str) -> DamagedError:
     return DamagedError(
         f"{path}: expected the weights that were written there, received {received}; put them "
-        "back, or a copy of last.weights.h5 in their place, and continue with --resume"
+        "back, or a copy of last.weights.h5 in their place (with --ema it has no averages), and "
+        "continue with --resume"
     )
 
 

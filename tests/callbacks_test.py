@@ -1,3 +1,5 @@
+import time
+
 import keras
 import numpy as np
 import pytest
@@ -81,6 +83,29 @@ def test_a_plateau_that_was_interrupted_lowers_the_rate_when_it_would_have() -> 
     assert len(set(whole)) == 6  # down to the least
     for epoch in range(1, len(losses)):
         assert rates(epoch) == whole
+
+
+@pytest.mark.parametrize("done_before", [0, 7])
+def test_the_step_that_is_traced_does_not_count_for_the_speed(monkeypatch, done_before) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    model, _, _ = regression()
+    model.steps_done, model.seconds_waited = done_before, 0.0
+    report = callbacks.EpochReport(epochs=2, steps_per_epoch=10, batch_size=5)
+    report.set_model(model)
+    speeds = []
+    for epoch in range(2):
+        report.on_epoch_begin(epoch)
+        for step in range(10):
+            if step >= model.steps_done:
+                now += 100 if (epoch, step) == (0, done_before) else 0.5
+            report.on_train_batch_end(step)
+        report.on_test_begin()
+        logs = {"loss": 1.0, "accuracy": 0.5, "val_loss": 2.0, "val_accuracy": 0.25}
+        report.on_epoch_end(epoch, logs)
+        speeds.append(logs["images_per_second"])
+        model.steps_done = 0
+    assert speeds == [10, 10]
 
 
 def test_an_epoch_s_line_says_how_fast_it_was(capsys) -> None:

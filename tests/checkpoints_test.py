@@ -163,7 +163,8 @@ def test_a_disk_that_takes_no_more_leaves_the_checkpoint_before(
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
     try:
         with pytest.raises(
-            InputError, match=r"step-000000002\.npz: could not be written .*--resume"
+            InputError,
+            match=r"step-000000002\.npz: could not be written .*; make room and continue",
         ):
             checkpoints.save(2)
     finally:

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
+import os
+import signal
 import sys
 from absl import flags
 from fer_tfdata import command_line
@@ -14,7 +17,7 @@ from fer_tfdata.errors import InputError
 
 def define_flags(values=flags.FLAGS):
     flags.DEFINE_integer("number", 3, "A number.", flag_values=values)
-    modes = ["ok", "bad", "full", "interrupt"]
+    modes = ["ok", "bad", "full", "interrupt", "terminate"]
     flags.DEFINE_enum("mode", "ok", modes, "What happens.", flag_values=values)
 
 def main(argv):
@@ -25,6 +28,12 @@ def main(argv):
         open("/dev/full", "w").write("x" * 100_000)
     if mode == "interrupt":
         raise KeyboardInterrupt
+    if mode == "terminate":
+        stop_asked = command_line.sigterm_noted()
+        assert not stop_asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("asked", stop_asked(), flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
     print("number", flags.FLAGS.number)
 
 command_line.run(main, define_flags, "Does a thing.\\n\\nAnd another.")
@@ -58,7 +67,10 @@ def test_a_program_that_does_its_work(program) -> None:
         (["--mode=bad"], "data.csv: expected this, received that"),
         (["--nmber=5"], "Unknown command line flag 'nmber'. Did you mean: number ?"),
         (["--number=five"], "flag --number=five: invalid literal for int() with base 10: 'five'"),
-        (["--mode=other"], "flag --mode=other: value should be one of <ok|bad|full|interrupt>"),
+        (
+            ["--mode=other"],
+            "flag --mode=other: value should be one of <ok|bad|full|interrupt|terminate>",
+        ),
         (["5"], "unknown argument '5': every value belongs to a flag (see --help)"),
         (["--mode=full"], "writing: No space left on device"),
     ],
@@ -68,6 +80,11 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(program, arguments, 
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == f"program.py: {message}\n"
+
+
+def test_a_first_sigterm_is_noted_and_a_second_one_ends(program) -> None:
+    result = program("--mode=terminate")
+    assert (result.returncode, result.stdout) == (-signal.SIGTERM, "asked True\n")
 
 
 def test_an_interrupt_is_no_traceback(program) -> None:
@@ -81,7 +98,7 @@ def test_help_lists_the_program_s_flags_and_no_library_s(program, flag) -> None:
     assert result.returncode == 0
     assert result.stdout == (
         "Does a thing.\n\nAnd another.\n\nFlags:\n\n"
-        "  --mode=<ok|bad|full|interrupt>\n      What happens. (default: 'ok')\n"
+        "  --mode=<ok|bad|full|interrupt|terminate>\n      What happens. (default: 'ok')\n"
         "  --number=VALUE\n      A number. (default: '3')\n\n"
     )
     assert result.stderr == ""

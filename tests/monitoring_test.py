@@ -5,14 +5,11 @@ import io
 import itertools
 import json
 import re
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from fer_tfdata.expressions import EXPRESSIONS
 from fer_tfdata.models import BUILDERS
 from fer_tfdata.train_config import TrainConfig
 from tests.browser import chromium
+from tests.tensorboard_server import served, tensorboard, wait_for
 
 _EPOCHS = 2
 _STEPS = 4  # an epoch
@@ -284,43 +282,6 @@ def test_the_graph_has_every_layer_with_its_inputs(run) -> None:
 
 def test_what_was_profiled_stands_beside_the_scalars(run) -> None:
     assert list((run / "train" / "plugins" / "profile").glob("*/*.xplane.pb"))
-
-
-@contextlib.contextmanager
-def tensorboard(log_dir: Path, log: Path) -> Iterator[str]:
-    """Serves a directory, and yields the address."""
-    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={log_dir}", "--port=0"]
-    with log.open("wb") as file:
-        server = subprocess.Popen([*command, "--host=127.0.0.1"], stdout=file, stderr=file)
-    try:
-
-        def address() -> str | None:
-            assert server.poll() is None, log.read_text()
-            said = re.search(r"TensorBoard \S+ at (http://\S+?)/? ", log.read_text())
-            return said and said[1]
-
-        yield wait_for(address)
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def wait_for(get: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 120
-    while not (value := get()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return value
-
-
-def served(address: str, path: str, body: Any = None, **query: Any) -> Any:
-    """What TensorBoard answers: the content of JSON, or else bytes."""
-    url = f"{address}/data/plugin/{path}?{urllib.parse.urlencode(query)}"
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response:
-        content = response.read()
-        return json.loads(content) if "json" in response.headers["Content-Type"] else content
 
 
 def steps_served(address: str, plugin: str, run_name: str, tag: str, **query: Any) -> list[int]:

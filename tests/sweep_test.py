@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -16,6 +17,7 @@ from fer_tfdata import callbacks, command_line, named_models, precision, trainin
 from fer_tfdata.errors import InputError
 from fer_tfdata.recipes import RECIPES
 from fer_tfdata.train_config import TrainConfig
+from tests.tensorboard_server import served, tensorboard, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = TrainConfig(data_dir="data", schedule="cosine", epochs=3, seed=5)
@@ -68,11 +70,24 @@ def test_a_killed_search_goes_on_with_the_trial_that_was_running(demo_data_dir, 
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{sweep_dir / 'study.db'}")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
-    assert study.trials[1].params["learning_rate"] == begun["learning_rate"]
+    rate = RECIPES["residual_small_half_hour"]("data").learning_rate
+    assert rate * study.trials[1].params["rate_factor"] == begun["learning_rate"]
     for trial in study.trials:
         metrics = json.loads((sweep_dir / f"trial-{trial.number:03d}" / "metrics.json").read_text())
         assert trial.value == metrics["accuracy"]
     assert f"trial {study.best_trial.number}: validation accuracy" in done.stdout
+    with tensorboard(sweep_dir, tmp_path / "log") as address:
+        rows = wait_for(lambda: hparams_of_complete_runs(address, 2))
+    assert {row["learning_rate"] for row in rows} == {
+        rate * trial.params["rate_factor"] for trial in study.trials
+    }
+
+
+def hparams_of_complete_runs(address: str, count: int) -> list[dict[str, Any]] | None:
+    """What the HParams tab lists, once it lists so many runs."""
+    sessions = {"startIndex": 0, "sliceSize": 10, "allowedStatuses": ["STATUS_SUCCESS"]}
+    groups = served(address, "hparams/session_groups", sessions).get("sessionGroups", [])
+    return [group["hparams"] for group in groups] if len(groups) == count else None
 
 
 def test_an_interrupted_search_has_the_trials_of_one_that_was_not(trainings, tmp_path) -> None:
@@ -81,7 +96,7 @@ def test_an_interrupted_search_has_the_trials_of_one_that_was_not(trainings, tmp
         parts = sweep.search(BASE, tmp_path / "parts", trials)
     drawn = [trial.params for trial in whole.trials]
     assert [trial.params for trial in parts.trials] == drawn
-    assert len({params["learning_rate"] for params in drawn}) == 12
+    assert len({params["rate_factor"] for params in drawn}) == 12
     (other,) = sweep.search(dataclasses.replace(BASE, seed=6), tmp_path / "other", 1).trials
     assert other.params not in drawn
 
@@ -197,11 +212,13 @@ def test_a_trial_changes_what_is_searched_and_nothing_else() -> None:
         {
             "mixup": 0.1,
             "erasing": 0.2,
-            "learning_rate": 1e-3,
-            "weight_decay": 0.1,
+            "rate_factor": 0.5,
+            "decay_factor": 2.0,
             "label_smoothing": 0.0,
         }
     )
-    config = sweep.suggest(trial, BASE)
-    assert (config.augmentation.mixup, config.learning_rate) == (0.1, 1e-3)
-    assert (config.epochs, config.seed) == (BASE.epochs, BASE.seed)
+    base = dataclasses.replace(BASE, learning_rate=0.1, weight_decay=0.01)
+    config = sweep.suggest(trial, base)
+    assert config.augmentation.mixup == 0.1
+    assert (config.learning_rate, config.weight_decay) == (0.05, 0.02)
+    assert (config.epochs, config.seed) == (base.epochs, base.seed)

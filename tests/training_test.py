@@ -306,6 +306,33 @@ def test_what_is_no_directory_is_no_run_directory(config, tmp_path) -> None:
             training.train(config, run_dir)
 
 
+def test_a_run_directory_that_cannot_be_made_is_one_line(config) -> None:
+    with pytest.raises(InputError, match=r"^/proc/run: expected a directory that can be read and"):
+        training.train(config, Path("/proc/run"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "received"),
+    [
+        ("config.json", '{"epochs": 2,}', "Expecting property name"),
+        ("environment.json", "{}", "nothing called manifest_sha256 and dtype_policy"),
+        ("metrics.json", "[]", "list"),
+        ("config.json", "\xff", "codec can't decode"),
+        ("history.csv", "epoch,val_accuracy\n0,\xff\n", "other rows"),
+    ],
+)
+def test_what_a_run_wrote_about_itself_and_is_damaged_is_named(
+    trained_run, demo_data_dir, tmp_path, name, content, received
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(trained_run, run_dir)
+    if name != "metrics.json":
+        (run_dir / "metrics.json").unlink()
+    (run_dir / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=rf"{name}: expected .*{received}.* start a new"):
+        training.train(trained_config(demo_data_dir), run_dir, resume=True)
+
+
 def trained_config(demo_data_dir: Path) -> TrainConfig:
     """Returns what `trained_run` was started with."""
     return TrainConfig(data_dir=str(demo_data_dir), epochs=2, batch_size=35, precision="float32")
@@ -355,6 +382,25 @@ def test_lost_best_weights_make_way_for_the_best_of_the_epochs_to_come(
     )
     for weight, other in zip(kept, last, strict=True):
         np.testing.assert_array_equal(weight, other)
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [(0.6, 0.6), (0.8, 0.7), (None, 0.7)],
+    ids=["better ones were lost", "a kill came before the checkpoint", "not stated"],
+)
+def test_what_is_to_be_surpassed_is_what_is_kept(config, tmp_path, kept, expected) -> None:
+    run = RunDirectory(tmp_path / "run")
+    built(config).save_weights(run.best_weights, val_accuracy=kept)
+    config = dataclasses.replace(config, epochs=3)
+    past = [{"val_accuracy": 0.7}, {"val_accuracy": 0.6}]
+    assert training._to_surpass(config, run, past) == expected
+
+
+def test_a_run_directory_may_have_any_name(config, tmp_path) -> None:
+    run = RunDirectory(tmp_path / "lr{1e-3}%s")
+    training.train(dataclasses.replace(config, epochs=1), run.root)
+    assert run.last_weights.exists()
 
 
 def test_best_weights_that_are_lost_at_the_end_can_be_replaced(
@@ -730,6 +776,14 @@ def check_xla_trains_the_same(config: TrainConfig) -> None:
     models = [fitted(config, jit_compile=jit_compile) for jit_compile in (False, True)]
     for weight, other in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_allclose(weight, other, rtol=1e-3, atol=1e-5)
+    split = records.open_split(Path(config.data_dir), "validation")
+    batches = pipeline.eval_dataset(split, labels=config.labels, batch_size=16)
+    losses, counts = zip(
+        *((model.evaluate(batches, verbose=0)[0], model.confusion) for model in models),
+        strict=True,
+    )
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert counts[0].sum() == counts[1].sum() == 35
 
 
 def test_mixed_labels_are_validated_against_the_plain_ones(augmented_config, tmp_path) -> None:
@@ -1088,6 +1142,21 @@ def test_adjusted_logits_count_in_training_and_not_in_validation(config) -> None
     }
     assert losses[False] == pytest.approx(plain, rel=1e-4)
     assert losses[True] == pytest.approx((2 * favoured - 5) / 2, rel=1e-4)
+
+
+def test_logits_are_adjusted_where_that_is_asked_for(config, tmp_path, monkeypatch) -> None:
+    config = dataclasses.replace(config, logit_adjustment=0.5)
+    split = records.open_split(Path(config.data_dir), "train")
+    seen = []
+
+    def look(session, *args) -> None:
+        seen.append(session.model.added_logits)
+        raise StoppedError(0)
+
+    monkeypatch.setattr(training, "_fit", look)
+    with pytest.raises(StoppedError):
+        training.train(config, tmp_path / "run")
+    np.testing.assert_array_equal(seen, [training.frequency_logits(split, 0.5)])
 
 
 def test_the_average_of_the_weights_is_what_is_validated_and_kept(config, tmp_path) -> None:

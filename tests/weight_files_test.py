@@ -49,6 +49,12 @@ def test_a_changed_number_is_noticed_wherever_it_stands(path: Path) -> None:
     weight_files.check(path)
 
 
+def test_what_weights_are_kept_for_is_told(path: Path) -> None:
+    assert weight_files.check(path) is None
+    weight_files.seal(path, val_accuracy=2 / 3)
+    assert weight_files.check(path) == 2 / 3
+
+
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
 def test_what_is_cut_off_is_one_line(path: Path, share: float) -> None:
     content = path.read_bytes()

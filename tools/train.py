@@ -263,7 +263,11 @@ def config_from_flags(flag_values: flags.FlagValues) -> TrainConfig:
         names = {field.name for field in dataclasses.fields(config)} & set(flag_values)
         values = {name: flag_values[name].value for name in names if flag_values[name].present}
         # As `--teacher=` takes a recipe's teacher away.
-        return {name: None if value == "" else value for name, value in values.items()}
+        absent = {field.name for field in dataclasses.fields(config) if field.default is None}
+        return {
+            name: None if value == "" and name in absent else value
+            for name, value in values.items()
+        }
 
     augmentation = dataclasses.replace(recipe.augmentation, **given(recipe.augmentation))
     return dataclasses.replace(recipe, **given(recipe), augmentation=augmentation)
@@ -285,6 +289,9 @@ def main(argv: Sequence[str]) -> None:
     config = config_from_flags(values)
     this_process = cluster_from_flags(values)
     steps = profile_steps(values.profile_steps)
+    # Of several processes none stops alone; before they train, SIGTERM ends one as it always would.
+    alone = this_process.num_processes == 1
+    stop_asked = command_line.sigterm_noted() if alone else lambda: False
     command_line.import_tensorflow_quietly()
     from fer_tfdata import callbacks, cluster, training
 
@@ -292,7 +299,12 @@ def main(argv: Sequence[str]) -> None:
     with cluster.joined(this_process):
         try:
             metrics = training.train(
-                config, run_dir, resume=values.resume, verify=values.verify, profile_steps=steps
+                config,
+                run_dir,
+                resume=values.resume,
+                verify=values.verify,
+                profile_steps=steps,
+                stop_asked=stop_asked,
             )
         except callbacks.StoppedError as stopped:
             print(f"{run_dir}: {stopped}; continue with the same command and --resume")
