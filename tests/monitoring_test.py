@@ -339,6 +339,13 @@ def test_tensorboard_serves_it_all(run, tmp_path) -> None:
         assert ask("projector/metadata", **place).count(b"\n") == 36
         assert ask("projector/sprite_image", **place).startswith(b"\x89PNG")
 
+        (profiled,) = ask("profile/runs")
+        assert profiled.startswith(f"{_TRAIN}/")
+        (host,) = ask("profile/hosts", run=profiled, tag="framework_op_stats")
+        place = {"run": profiled, "host": host["hostname"]}
+        assert "overview_page" in ask("profile/run_tools", run=profiled)
+        assert "Conv2D" in json.dumps(ask("profile/data", tag="framework_op_stats", **place))
+
         experiment = ask("hparams/experiment", {"experimentName": ""})
         types = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
         assert {

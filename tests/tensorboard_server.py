@@ -1,6 +1,7 @@
 """TensorBoard on a directory, and what it answers."""
 
 import contextlib
+import gzip
 import json
 import re
 import subprocess
@@ -47,4 +48,6 @@ def served(address: str, path: str, body: Any = None, **query: Any) -> Any:
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
         content = response.read()
+        if response.headers["Content-Encoding"] == "gzip":  # which the Profile tab does unasked
+            content = gzip.decompress(content)
         return json.loads(content) if "json" in response.headers["Content-Type"] else content
