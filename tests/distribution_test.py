@@ -54,7 +54,14 @@ def build(*, image_size, channels, num_classes):
     return keras.Model(inputs, logits)
 
 models.BUILDERS["mini_xception"] = build
-training.train(config, directory)
+"""
+
+TAUGHT = """
+keras.utils.set_random_seed(1)  # of the weights that it starts from
+build(image_size=48, channels=1, num_classes=7).save(start := directory.with_suffix(".keras"))
+config = dataclasses.replace(
+    config, start_from=str(start), teacher="pretrained", teacher_weight=0.7
+)
 """
 
 # Normalised where the kernel can and where it cannot, so that each device has moments of its own.
@@ -143,9 +150,9 @@ def run_on_devices(count: int, code: str, data_dir: Path, directory: Path) -> No
     subprocess.run(command, cwd=ROOT, check=True)
 
 
-def trained(count: int, data_dir: Path, run_dir: Path) -> tuple[list, list]:
+def trained(count: int, data_dir: Path, run_dir: Path, code: str) -> tuple[list, list]:
     """Returns the weights that so many devices end with, and the losses of the epochs."""
-    run_on_devices(count, PLAIN, data_dir, run_dir)
+    run_on_devices(count, PLAIN + code + "training.train(config, directory)", data_dir, run_dir)
     weights: list[np.ndarray] = []
     with h5py.File(run_dir / "checkpoints" / "last.weights.h5") as file:
         file["layers"].visititems(
@@ -155,8 +162,9 @@ def trained(count: int, data_dir: Path, run_dir: Path) -> tuple[list, list]:
 
 
 @pytest.mark.slow
-def test_two_devices_train_the_weights_that_one_does(demo_data_dir, tmp_path) -> None:
-    one, two = (trained(count, demo_data_dir, tmp_path / str(count)) for count in (1, 2))
+@pytest.mark.parametrize("code", ["", TAUGHT], ids=["alone", "taught"])
+def test_two_devices_train_the_weights_that_one_does(demo_data_dir, tmp_path, code) -> None:
+    one, two = (trained(count, demo_data_dir, tmp_path / str(count), code) for count in (1, 2))
     np.testing.assert_allclose(one[1], two[1], rtol=1e-4)
     assert len(one[0]) == 4
     for weight, other in zip(one[0], two[0], strict=True):
