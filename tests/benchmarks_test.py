@@ -262,6 +262,7 @@ def test_the_usual_loop_writes_what_ours_writes(demo_csv, demo_data_dir, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes alone
 def test_training(run_benchmark, demo_data_dir):
     table, content = run_benchmark(
         training_benchmark,

@@ -53,6 +53,7 @@ def test_csv_to_metrics_and_predictions(demo_csv: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # minutes alone
 def test_the_quickstart_runs_twice_and_says_what_its_figures_are_worth(tmp_path: Path) -> None:
     for _ in range(2):
         result = run("quickstart", f"--work_dir={tmp_path / 'work'}")
