@@ -21,7 +21,8 @@ What is measured, each in an epoch of --steps steps that follows one like it in 
                          by ImageDataGenerator().flow_from_directory from a folder of JPEGs.
 
 All but the last two repeat one batch, so that no input is waited for.  What `fed` waits is the
-share of its time from a step's beginning until its batch was there.  The networks are those for
+share of its time from a step's beginning until its batch was there; of `together` that is not
+known, as the clock is read for the last step of a call alone.  The networks are those for
 FER2013, gray images of 48x48 and seven expressions; data of another form are refused.
 
 TFLOP/s counts the multiplications and additions of the convolutions and dense layers, three times
@@ -570,7 +571,7 @@ def _describe(
         "tflops": measure.summary([value / 1e12 for value in flops]),
         "share_of_matmul_peak": measure.ratios(flops, peak_flops),
     }
-    if waits:
+    if waits and not name.startswith("together_"):
         described["input_wait"] = measure.summary(waits)
     for other in _baselines(name, policy):
         if other in results:
