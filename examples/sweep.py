@@ -122,14 +122,14 @@ def search(
         direction="maximize",
     )
     _check_base(study, common)
-
-    def run_directory(number: int) -> Path:
-        return sweep_dir / f"trial-{number:03d}"
+    for trial in study.get_trials(states=(TrialState.COMPLETE,)):
+        if _redrawn(trial, base) is None:
+            raise _of_other_parameters(sweep_dir, trial)
 
     def finish(number: int, config: TrainConfig) -> None:
         try:
             metrics = training.train(
-                config, run_directory(number), resume=True, stop_asked=stop_asked
+                config, _run_directory(sweep_dir, number), resume=True, stop_asked=stop_asked
             )
         except callbacks.NonFiniteLossError as error:
             print(
@@ -142,26 +142,40 @@ def search(
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         if stop_asked():
             return study
-        try:
-            config = suggest(optuna.trial.FixedTrial(trial.params), base)
-        except InputError:  # is a ValueError too, and `suggest`'s own
-            raise
-        except ValueError:  # a parameter that `suggest` draws was not drawn
-            if run_directory(trial.number).exists():
-                raise InputError(
-                    f"{run_directory(trial.number)}: expected a trial of the parameters that "
-                    f"`suggest` draws, received one of {', '.join(trial.params) or 'none'}; choose "
-                    "another --sweep_dir for another search"
-                ) from None
+        if (config := _redrawn(trial, base)) is not None:
+            finish(trial.number, config)
+        elif _run_directory(sweep_dir, trial.number).exists():
+            raise _of_other_parameters(sweep_dir, trial)
+        else:
             print(f"trial {trial.number} failed: it was not drawn to the end", file=sys.stderr)
             study.tell(trial.number, state=TrialState.FAIL)
-        else:
-            finish(trial.number, config)
     while (number := len(study.trials)) < trials and not stop_asked():
         study.sampler = _sampler(base.seed, number)
         drawn = study.ask()
         finish(drawn.number, suggest(drawn, base))
     return study
+
+
+def _redrawn(trial: optuna.trial.FrozenTrial, base: TrainConfig) -> TrainConfig | None:
+    """Returns a trial's configuration; None where it lacks a parameter that `suggest` draws."""
+    try:
+        return suggest(optuna.trial.FixedTrial(trial.params), base)
+    except InputError:  # is a ValueError too, and `suggest`'s own
+        raise
+    except ValueError:
+        return None
+
+
+def _of_other_parameters(sweep_dir: Path, trial: optuna.trial.FrozenTrial) -> InputError:
+    return InputError(
+        f"{_run_directory(sweep_dir, trial.number)}: expected a trial of the parameters that "
+        f"`suggest` draws, received one of {', '.join(trial.params) or 'none'}; choose another "
+        "--sweep_dir for another search"
+    )
+
+
+def _run_directory(sweep_dir: Path, number: int) -> Path:
+    return sweep_dir / f"trial-{number:03d}"
 
 
 def _common(base: TrainConfig) -> dict[str, Any]:
@@ -248,6 +262,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"trial {best.number}: validation accuracy {best.value:.4f}")
     for name, value in best.params.items():
         print(f"  {name} {value:.4g}")
+    print(f"  {_run_directory(sweep_dir, best.number)}: its run, whose config.json has the flags")
 
 
 if __name__ == "__main__":

@@ -43,9 +43,14 @@ def locked(run: RunDirectory) -> Iterator[None]:
     Raises:
       InputError: another process is in it, or it cannot be a directory.
     """
-    with _directory_errors(run):
+    try:
         run.root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run.root, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(
+            f"{run.root}: expected an empty or no directory; it, or what it is to stand in, is a "
+            "file"
+        ) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,20 +62,15 @@ def locked(run: RunDirectory) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _directory_errors(run: RunDirectory) -> Iterator[None]:
-    """Raises as an InputError that the directory cannot be used, but for a lack of room."""
+def errors_named(run: RunDirectory) -> Iterator[None]:
+    """Raises what the system refuses, but for a lack of room, as an InputError with the file."""
     try:
         yield
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(
-            f"{run.root}: expected an empty or no directory; it, or what it is to stand in, is a "
-            "file"
-        ) from None
     except OSError as error:
         if atomic.lack_of_room(error) is not None:
             raise
         raise InputError(
-            f"{run.root}: expected a directory that can be read and written, received: "
+            f"{error.filename or run.root}: expected to be able to read and write it, received: "
             f"{error.strerror or error}"
         ) from error
 
@@ -79,14 +79,12 @@ def prepare(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:
     """Begins the run, or checks that the one there may be continued, and clears what a kill left.
 
     Raises:
-      InputError: there is something else, it was started with another configuration, or it cannot
-        be written to.
+      InputError: there is something else, or it was started with another configuration.
     """
-    with _directory_errors(run):
-        _check_or_write_config(run, config, resume=resume)
-        for path in atomic.left_by_kills(run.root):
-            path.unlink()
-        run.checkpoints.mkdir(exist_ok=True)
+    _check_or_write_config(run, config, resume=resume)
+    for path in atomic.left_by_kills(run.root):
+        path.unlink()
+    run.checkpoints.mkdir(exist_ok=True)
 
 
 def _check_or_write_config(run: RunDirectory, config: TrainConfig, *, resume: bool) -> None:

@@ -25,5 +25,6 @@ def commit() -> str | None:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(_ROOT), *arguments]
+    # Looking is to lock nothing that someone commits to at the same time.
+    command = ["git", "--no-optional-locks", "-C", str(_ROOT), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

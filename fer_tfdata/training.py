@@ -125,8 +125,8 @@ def train(
         run = RunDirectory(run_dir)
 
         def enter() -> bool:
-            stack.enter_context(bookkeeping.locked(run))
-            with _errors_explained(run):
+            with _errors_explained(run), bookkeeping.errors_named(run):
+                stack.enter_context(bookkeeping.locked(run))
                 bookkeeping.prepare(run, config, resume=resume)
                 bookkeeping.note_environment(
                     run,
@@ -144,7 +144,7 @@ def train(
 def _finished(run: RunDirectory) -> dict[str, Any]:
     _log.warning("%s is complete; nothing is left to train", run.root)
     delete_all(run.checkpoints)  # a kill may have come before
-    return bookkeeping.read_json(run.metrics)
+    return bookkeeping.read_json(run.metrics, "accuracy", "accuracy_ci95", "macro_f1", "nll")
 
 
 def _check_backend(config: TrainConfig, profile_steps: tuple[int, int] | None) -> None:
@@ -353,7 +353,7 @@ def _to_surpass(
     try:
         kept = weight_files.check(run.best_weights)
     except weight_files.DamagedError as error:
-        _log.warning("%s; without that, the best of the epochs to come are kept", error)
+        _log.warning("%s; unless they are put back, the best of those to come are kept", error)
         return -math.inf
     # Less where better ones were lost; more where a kill came before their epoch's checkpoint.
     return best if kept is None else min(kept, best)
@@ -488,7 +488,8 @@ def _stop_asked_by_sigterm(
     if cluster.process_count() > 1:
         yield cluster.stop_agreed_on
         return
-    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+    # Where no signal arrives, or where one came already: a second one is not for this training.
+    if threading.current_thread() is not threading.main_thread() or otherwise_asked():
         yield lambda step: otherwise_asked()
         return
 
@@ -503,7 +504,8 @@ def _stop_asked_by_sigterm(
     try:
         yield lambda step: asked or otherwise_asked()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if not asked:  # else that is done, and what was there before may have changed it since
+            signal.signal(signal.SIGTERM, before)
 
 
 def _finish(
@@ -527,7 +529,7 @@ def _finish(
     metrics = evaluation.metrics_of(answers, validation_split, model_name=str(run.model))
     metrics["trained_on"] = _learned_from(config, others)
     stop_if_asked()
-    _draw(run, chosen, metrics, answers, validation_split)
+    _draw(config, run, chosen, metrics, answers, validation_split)
     bookkeeping.write_json(run.metrics, metrics)
     return metrics
 
@@ -551,7 +553,13 @@ def _export(config: TrainConfig, schema: records.Schema, run: RunDirectory) -> k
     with policy_scope("float32"):
         plain = build_network(config, schema)
         fast = with_fast_layers(plain)  # as they were trained
-    weight_files.load(fast, run.best_weights)
+    try:
+        weight_files.load(fast, run.best_weights)
+    except weight_files.DamagedError as error:
+        raise InputError(
+            f"{error}; put them back, or a copy of last.weights.h5 in their place (with --ema it "
+            "has no averages), and continue with --resume"
+        ) from error
     plain.set_weights(fast.get_weights())
     with atomic.replacing(run.model) as temporary:
         plain.save(temporary)
@@ -559,6 +567,7 @@ def _export(config: TrainConfig, schema: records.Schema, run: RunDirectory) -> k
 
 
 def _draw(
+    config: TrainConfig,
     run: RunDirectory,
     model: keras.Model,
     metrics: Mapping[str, Any],
@@ -574,7 +583,7 @@ def _draw(
             functools.partial(_images_at, split, answers.labels),
             functools.partial(monitoring.embeddings, model),
             answers.expressions,
-            trained_on=split.name in (metrics["trained_on"] or ()),
+            trained_on=config.train_on_validation,
         )
 
     pictures: Mapping[Path, Callable[[Path], None]] = {

@@ -82,9 +82,7 @@ def _explained(path: Path, error: Exception) -> InputError:
 
 def _damaged(path: Path, received: str) -> DamagedError:
     return DamagedError(
-        f"{path}: expected the weights that were written there, received {received}; put them "
-        "back, or a copy of last.weights.h5 in their place (with --ema it has no averages), and "
-        "continue with --resume"
+        f"{path}: expected the weights that were written there, received {received}"
     )
 
 

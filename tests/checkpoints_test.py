@@ -1,4 +1,6 @@
+import errno
 import logging
+import os
 import resource
 from pathlib import Path
 
@@ -152,6 +154,17 @@ def test_a_checkpoint_of_another_network_is_no_checkpoint_of_this_one(tmp_path: 
     )
     with pytest.raises(InputError, match="that cannot be read"):
         Checkpoints(tmp_path, other).restore()
+
+
+def test_a_checkpoint_that_the_system_refuses_asks_for_no_room(
+    tmp_path: Path, model: TrainingModel, monkeypatch
+) -> None:
+    def refused(*args, **kwargs) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(np, "savez", refused)
+    with pytest.raises(InputError, match=r"denied\); continue with --resume once it can"):
+        Checkpoints(tmp_path, model).save(1)
 
 
 def test_a_disk_that_takes_no_more_leaves_the_checkpoint_before(

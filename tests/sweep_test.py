@@ -122,7 +122,9 @@ def test_a_stopped_search_says_how_to_go_on(trainings, run_main, tmp_path, capsy
     said = f"{tmp_path}: stopped after step 7 of a trial; continue with the same command\n"
     assert capsys.readouterr().out == said
     run_main(*command)
-    assert "validation accuracy" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "validation accuracy" in printed
+    assert f"{tmp_path / 'trial-00'}" in printed
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
 
@@ -166,6 +168,19 @@ def test_a_trial_that_was_begun_with_other_parameters_is_not_dropped(trainings, 
     (tmp_path / "trial-001").mkdir()
     with pytest.raises(InputError, match=r"trial-001: expected .* received one of another; choose"):
         sweep.search(BASE, tmp_path, 3)
+
+
+def test_trials_that_were_drawn_otherwise_are_not_gone_on_from(
+    trainings, tmp_path, monkeypatch
+) -> None:
+    def otherwise(trial: optuna.trial.BaseTrial, base: TrainConfig) -> TrainConfig:
+        return dataclasses.replace(base, learning_rate=trial.suggest_float("rate", 1e-3, 1e-2))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "suggest", otherwise)
+        sweep.search(BASE, tmp_path, 1)
+    with pytest.raises(InputError, match=r"trial-000: expected .* received one of rate; choose"):
+        sweep.search(BASE, tmp_path, 2)
 
 
 def test_what_a_search_draws_is_refused_aloud(trainings, tmp_path, monkeypatch) -> None:

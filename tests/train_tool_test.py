@@ -1,9 +1,14 @@
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from absl import flags
 
-from fer_tfdata import training
+from fer_tfdata import command_line, training
+from fer_tfdata.callbacks import StoppedError
 from fer_tfdata.errors import InputError
 from fer_tfdata.train_config import TrainConfig
 from tools import train
@@ -42,7 +47,22 @@ def test_figures_of_learned_images_are_told_as_such(trained_on, marked, capsys) 
     train._print_figures(Path("runs/a"), metrics)
     printed = capsys.readouterr().out
     assert "validation accuracy 0.5000 (95 % interval 0.4000 to 0.6000) on 10 images" in printed
-    assert ("trained on these images" in printed) == marked
+    assert ("was trained on a split called validation" in printed) == marked
+
+
+def test_sigterm_is_heard_while_tensorflow_is_imported(run_main, tmp_path, monkeypatch) -> None:
+    heard = []
+
+    def stopped(*args: Any, stop_asked: Callable[[], bool], **kwargs: Any) -> None:
+        heard.append(stop_asked())
+        raise StoppedError(1)
+
+    monkeypatch.setattr(training, "train", stopped)
+    monkeypatch.setattr(
+        command_line, "import_tensorflow_quietly", lambda: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    run_main(train, "--data_dir=data", f"--run_dir={tmp_path}")
+    assert heard == [True]
 
 
 @pytest.mark.slow

@@ -307,7 +307,7 @@ def test_what_is_no_directory_is_no_run_directory(config, tmp_path) -> None:
 
 
 def test_a_run_directory_that_cannot_be_made_is_one_line(config) -> None:
-    with pytest.raises(InputError, match=r"^/proc/run: expected a directory that can be read and"):
+    with pytest.raises(InputError, match=r"^/proc/run: expected to be able to read and write it"):
         training.train(config, Path("/proc/run"))
 
 
@@ -317,6 +317,7 @@ def test_a_run_directory_that_cannot_be_made_is_one_line(config) -> None:
         ("config.json", '{"epochs": 2,}', "Expecting property name"),
         ("environment.json", "{}", "nothing called manifest_sha256 and dtype_policy"),
         ("metrics.json", "[]", "list"),
+        ("metrics.json", "{}", "nothing called accuracy and "),
         ("config.json", "\xff", "codec can't decode"),
         ("history.csv", "epoch,val_accuracy\n0,\xff\n", "other rows"),
     ],
@@ -436,6 +437,21 @@ def test_sigterm_before_the_first_step_is_heard(config, tmp_path, monkeypatch) -
         with pytest.raises(StoppedError, match="stopped after step 1"):
             training.train(config, tmp_path / "run")
     assert training.train(config, tmp_path / "run", resume=True)["examples"] == 35
+
+
+def test_a_second_sigterm_ends_at_once_wherever_the_first_was_heard(tmp_path, config) -> None:
+    code = f"""
+import os, signal
+from fer_tfdata import command_line, training
+from fer_tfdata.train_config import TrainConfig
+stop_asked = command_line.sigterm_noted()
+os.kill(os.getpid(), signal.SIGTERM)
+training._load_others = lambda *args: os.kill(os.getpid(), signal.SIGTERM)
+training.train(TrainConfig(data_dir={config.data_dir!r}), {str(tmp_path / "run")!r},
+    stop_asked=stop_asked)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGTERM
 
 
 def test_sigterm_after_the_last_step_is_heard(config, tmp_path, monkeypatch) -> None:

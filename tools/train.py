@@ -320,10 +320,10 @@ def _print_figures(run_dir: Path, metrics: Mapping[str, Any]) -> None:
         f"on {metrics['examples']} images with labels={metrics['labels']}"
     )
     print(f"  macro F1 {metrics['macro_f1']:.4f}, NLL {metrics['nll']:.4f}")
-    if "validation" in (metrics["trained_on"] or ()):
+    if "validation" in (metrics.get("trained_on") or ()):
         print(
-            "  It was trained on these images: the figures say how well it has learned them, and "
-            "nothing of other images"
+            "  It, or a model that it learned from, was trained on a split called validation: if "
+            "that was this one, the figures say how well it was learned, and nothing of others"
         )
     print(f"  TensorBoard: tensorboard --logdir {run_dir / 'tensorboard'}")
 
