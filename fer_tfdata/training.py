@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -488,15 +489,17 @@ def _stop_asked_by_sigterm(
     if cluster.process_count() > 1:
         yield cluster.stop_agreed_on
         return
-    # Where no signal arrives, or where one came already: a second one is not for this training.
-    if threading.current_thread() is not threading.main_thread() or otherwise_asked():
+    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
         yield lambda step: otherwise_asked()
         return
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        asked = True
         signal.signal(signal.SIGTERM, before)
+        if otherwise_asked():  # by one that came before this training listened, so this is a second
+            os.kill(os.getpid(), number)
+            return
+        asked = True
         if callable(before):  # what this training is a part of is to hear of it too
             before(number, frame)
 
