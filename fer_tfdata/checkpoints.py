@@ -75,11 +75,14 @@ class Checkpoints:
             with atomic.replacing(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)
         except OSError as error:
-            full = atomic.lack_of_room(error) is not None
+            remedy = (
+                "continue with --resume once it can be"
+                if atomic.lack_of_room(error) is None
+                else "make room and continue with --resume"
+            )
             raise InputError(
-                f"{path}: could not be written ({error.strerror or error}); "
-                f"{'make room and ' if full else ''}continue with --resume"
-                f"{'' if full else ' once it can be'}, from the checkpoint before"
+                f"{path}: could not be written ({error.strerror or error}); {remedy}, from the "
+                "checkpoint before"
             ) from error
         for old in _paths(self._directory)[_KEPT:]:
             old.unlink(missing_ok=True)
